@@ -1,0 +1,71 @@
+"""Convolution as matrix products, for backends whose convolutions are slow to differentiate twice.
+
+XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of; a matrix
+product does not. ``benchmarks/convolution.py`` compares the two.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Convolution = Callable[..., jax.Array]
+
+
+def matmul_convolution(lhs, rhs, window_strides, padding, **options) -> jax.Array:
+    """A drop-in for ``jax.lax.conv_general_dilated`` on NHWC images, HWIO kernels and unit strides.
+
+    Blocks of neighbouring outputs of a row are computed by one product with a banded matrix that holds the kernel
+    once per output, so that narrow convolutions still fill the product; a block of one is im2col. Other strides,
+    dilations and groups go to ``conv_general_dilated`` itself.
+
+    Args:
+      lhs: ``[N, H, W, I]`` images.
+      rhs: ``[KH, KW, I, O]`` kernel.
+      window_strides: two strides; any but (1, 1) is passed on.
+      padding: two (low, high) pairs, or a name ``conv_general_dilated`` takes (passed on).
+      **options: the other arguments of ``conv_general_dilated``.
+
+    Returns:
+      ``[N, H', W', O]``.
+    """
+    dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
+    plain = all(s == 1 for s in (*window_strides, *dilations)) and options.get("feature_group_count", 1) == 1
+    if isinstance(padding, str) or not plain:
+        return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    lhs = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+    images, in_height, in_width, _ = lhs.shape
+    kernel_height, kernel_width, inputs, outputs = rhs.shape
+    height, width = in_height - kernel_height + 1, in_width - kernel_width + 1
+    block = _block_width(width, outputs)
+    span, blocks = block + kernel_width - 1, width // block
+
+    # tap[k, j, o] is one where input column j of a block meets output column o through the kernel's column k.
+    tap = np.arange(span)[None, :, None] - np.arange(block) == np.arange(kernel_width)[:, None, None]
+    band = jnp.einsum("hkio,kjq->hjiqo", rhs, tap.astype(rhs.dtype))
+    windows = [
+        lhs[:, row : row + height, column : column + (blocks - 1) * block + 1 : block]
+        for row in range(kernel_height)
+        for column in range(span)
+    ]
+    if blocks == 1:  # a block is a whole row: its columns are neighbours in memory already
+        windows = [lhs[:, row : row + height] for row in range(kernel_height)]
+    patches = jnp.concatenate([w.reshape(images * height * blocks, -1) for w in windows], axis=-1)
+    products = jnp.dot(
+        patches,
+        band.reshape(kernel_height * span * inputs, block * outputs),
+        precision=options.get("precision"),
+        preferred_element_type=options.get("preferred_element_type"),
+    )
+    return products.reshape(images, height, width, outputs)
+
+
+def _block_width(width: int, outputs: int) -> int:
+    """A whole row where that keeps the product narrow (the band's zeros cost little there), else one output."""
+    return width if width * outputs <= 256 else 1
+
+
+def default_convolution() -> Convolution:
+    """Matrix products on CPU, ``jax.lax.conv_general_dilated`` elsewhere. Looked up when a network is traced."""
+    return matmul_convolution if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated

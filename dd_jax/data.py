@@ -1,0 +1,122 @@
+"""Data sets on the device: splits, normalisation, and minibatches drawn by key inside the jitted step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from dd_jax.readers import RawData
+
+TEST_FRACTION = 0.2  # held out where a source has no test split, always the same examples
+_PADDING = 4  # pixels, of the random crop
+
+
+class Split(NamedTuple):
+    """Labelled images as stored: ``[N, H, W, D]`` uint8 and ``[N]`` int32."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Dataset(NamedTuple):
+    """Three disjoint splits, and the training split's mean and std per channel, ``[D]``, in units of [0, 1]."""
+
+    train: Split
+    validation: Split
+    test: Split
+    mean: np.ndarray
+    std: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:
+    """Holds a validation split out of training, stratified by class, and puts everything on the device.
+
+    Args:
+      raw: labelled images; without a test split of their own, ``TEST_FRACTION`` of them becomes one.
+      validation_fraction: share of the training examples, in (0, 1).
+      seed: chooses the validation examples, and nothing else.
+
+    Raises:
+      ValueError: a fraction out of range, or a class with too few examples to be in every split.
+    """
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction: {validation_fraction} is not between 0 and 1")
+    train, test = (raw.images, raw.labels), (raw.test_images, raw.test_labels)
+    if raw.test_images is None:
+        train, test = _stratified(*train, TEST_FRACTION, 0)
+    train, validation = _stratified(*train, validation_fraction, seed)
+    # In float64 sums over uint8, without a float copy of the whole set.
+    channels = [np.bincount(train[0][..., d].ravel(), minlength=256) for d in range(train[0].shape[-1])]
+    levels = np.arange(256) / 255
+    mean = np.array([np.average(levels, weights=c) for c in channels])
+    std = np.array([np.sqrt(np.average((levels - m) ** 2, weights=c)) for c, m in zip(channels, mean, strict=True)])
+    if not std.all():
+        raise ValueError("dataset: a colour channel is constant over all training images; it cannot be normalised")
+    return Dataset(
+        *(Split(jnp.asarray(images), jnp.asarray(labels)) for images, labels in (train, validation, test)),
+        mean=mean.astype(np.float32),
+        std=std.astype(np.float32),
+        class_names=raw.class_names,
+    )
+
+
+def _stratified(images, labels, fraction, seed):
+    try:
+        keep, held = train_test_split(
+            np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed, shuffle=True
+        )
+    except ValueError as error:
+        fewest = np.bincount(labels).min()
+        raise ValueError(
+            f"dataset: {len(labels)} training examples, {fewest} in the smallest class, are too few to hold out "
+            f"{fraction:.0%} of every class; add examples"
+        ) from error
+    keep, held = np.sort(keep), np.sort(held)
+    return (images[keep], labels[keep]), (images[held], labels[held])
+
+
+def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """uint8 ``[..., D]`` to float32 with mean 0 and std 1 over the training split."""
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """CIFAR-10's augmentation: pad by 4 (reflect), crop at random, flip half of the images. ``[B, H, W, D]``."""
+    count, height, width, depth = images.shape
+    crop_key, flip_key = jax.random.split(key)
+    padded = jnp.pad(images, ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)), mode="reflect")
+    corners = jax.random.randint(crop_key, (count, 2), 0, 2 * _PADDING + 1)
+    cropped = jax.vmap(
+        lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, depth))
+    )(padded, corners)
+    flip = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
+    return jnp.where(flip, cropped[:, :, ::-1], cropped)
+
+
+def batch_drawer(
+    dataset: Dataset, size: int, *, augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+) -> Callable[[jax.Array, Split], tuple[jax.Array, jax.Array]]:
+    """Draws real minibatches, with replacement: ``(key, split) -> (images [B, H, W, D], labels [B, C])``.
+
+    The split is an argument rather than closed over, so that jit does not copy it into the program.
+
+    Args:
+      dataset: gives the normalisation and the number of classes.
+      size: B.
+      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`crop_and_flip`.
+    """
+    mean, std, classes = dataset.mean, dataset.std, len(dataset.class_names)
+
+    def draw(key, split):
+        index_key, augment_key = jax.random.split(key)
+        index = jax.random.randint(index_key, (size,), 0, split.labels.shape[0])
+        images = split.images[index]
+        if augment is not None:
+            images = augment(augment_key, images)
+        return normalise(images, mean, std), jax.nn.one_hot(split.labels[index], classes)
+
+    return draw

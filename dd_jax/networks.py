@@ -1,0 +1,138 @@
+"""Networks as plain ``(init, apply)`` pairs: LeNet and AlexCifarNet (paper, section 4 and its supplement)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dd_jax.convolution import Convolution, default_convolution
+from dd_jax.unroll import Params
+
+
+class Network(NamedTuple):
+    """A network without hidden state. A user's own pair of functions works wherever one of ours does."""
+
+    init: Callable[[jax.Array], Params]  # key -> weights
+    apply: Callable[[Params, jax.Array], jax.Array]  # weights, images [B, H, W, D] -> logits [B, C]
+
+
+def _conv(features: int, size: int, padding: int, convolution: Convolution | None) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (size, size),
+        padding=[(padding, padding)] * 2,
+        conv_general_dilated=convolution or default_convolution(),
+    )
+
+
+class LeNet(nn.Module):
+    """LeNet: two 5×5 convolutions with 2×2 max-pooling, then 400→120→84→``outputs``; 28×28 or 32×32 images."""
+
+    outputs: int = 10
+    convolution: Convolution | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        padding = 2 if x.shape[1] == 28 else 0
+        for features, pad in ((6, padding), (16, 0)):
+            x = nn.relu(_conv(features, 5, pad, self.convolution)(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for features in (120, 84):
+            x = nn.relu(nn.Dense(features)(x))
+        return nn.Dense(self.outputs)(x)
+
+
+class AlexCifarNet(nn.Module):
+    """AlexCifarNet, after cuda-convnet: two 5×5×64 convolutions with normalisation, 4096→384→192→``outputs``; 32×32."""
+
+    outputs: int = 10
+    convolution: Convolution | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(_conv(64, 5, 2, self.convolution)(x))
+        x = local_response_norm(_overlapping_pool(x))
+        x = nn.relu(_conv(64, 5, 2, self.convolution)(x))
+        x = _overlapping_pool(local_response_norm(x))
+        x = x.reshape(x.shape[0], -1)
+        for features in (384, 192):
+            x = nn.relu(nn.Dense(features)(x))
+        return nn.Dense(self.outputs)(x)
+
+
+def _overlapping_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def local_response_norm(
+    x: jax.Array, *, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """x / (k + α/size · Σ x²)^β over ``size`` neighbouring channels, c − size//2 … c + (size−1)//2.
+
+    α is divided by the size, as PyTorch's ``LocalResponseNorm`` does; the defaults are AlexCifarNet's.
+
+    Args:
+      x: ``[..., D]``.
+      size, alpha, beta, k: the constants above.
+
+    Returns:
+      An array like ``x``.
+    """
+    channels = x.shape[-1]
+    squares = jnp.pad(x * x, [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)])
+    total = sum(squares[..., i : i + channels] for i in range(size))
+    return x / (k + alpha / size * total) ** beta
+
+
+IMAGE_SIZES = {"lenet": (28, 32), "alexcifarnet": (32,)}
+_MODULES = {"lenet": LeNet, "alexcifarnet": AlexCifarNet}
+
+
+def from_flax(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
+    """Wraps a flax.linen module as a pair.
+
+    Args:
+      module: called as ``module(images)``, images ``[B, H, W, D]``; must hold no state but its parameters.
+      image_shape: (H, W, D).
+
+    Raises:
+      ValueError: the module has collections besides ``params``, such as BatchNorm's statistics: they change in
+        the forward pass, and treating them as constants would silently give another network.
+    """
+    image = jnp.zeros((1, *image_shape))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    state = sorted(set(shapes) - {"params"})
+    if state:
+        raise ValueError(
+            f"network: {type(module).__name__} keeps state {state} that changes in the forward pass; "
+            "use layers without it (GroupNorm or LayerNorm instead of BatchNorm)"
+        )
+    return Network(lambda key: module.init(key, image), module.apply)
+
+
+def make_network(
+    name: str, image_shape: tuple[int, int, int], classes: int, convolution: Convolution | None = None
+) -> Network:
+    """A network of the paper by name.
+
+    Args:
+      name: ``lenet`` or ``alexcifarnet``.
+      image_shape: (H, W, D) of the images it will see.
+      classes: C; two classes get a single logit (see :func:`dd_jax.losses.cross_entropy`).
+      convolution: used instead of :func:`dd_jax.convolution.default_convolution`'s choice.
+
+    Raises:
+      ValueError: an unknown name, an image size the network does not take, or fewer than two classes.
+    """
+    if name not in _MODULES:
+        raise ValueError(f"network: {name!r} is unknown; use one of {', '.join(_MODULES)}")
+    height, width, _ = image_shape
+    if height != width or height not in IMAGE_SIZES[name]:
+        accepted = " or ".join(f"{size}×{size}" for size in IMAGE_SIZES[name])
+        raise ValueError(f"network: {name} takes images of {accepted} pixels, not {height}×{width}")
+    if classes < 2:
+        raise ValueError(f"classes: {classes} is too few; use at least 2")
+    return from_flax(_MODULES[name](outputs=1 if classes == 2 else classes, convolution=convolution), image_shape)

@@ -1,0 +1,147 @@
+"""The outer step: one update of the distilled data, as a pure ``(init, update)`` pair (paper, Algorithm 1)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dd_jax.meta import Batch, meta_gradient
+from dd_jax.unroll import DistilledData, Loss, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class OuterRecipe:
+    """Settings of the outer optimizer: Adam on x̃ and raw η̃, its rate on a schedule, its gradient clipped."""
+
+    steps: int = 2400
+    """Outer steps, each on one real batch."""
+    learning_rate: float = 0.05
+    """Adam's first rate, in normalised pixel units."""
+    b1: float = 0.5
+    """Adam's first decay, β₁."""
+    b2: float = 0.999
+    """Adam's second decay, β₂."""
+    halve_every: int | None = None
+    """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
+    clip: float | None = 2.0
+    """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
+
+
+def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
+    """The optimizer of Algorithm 1's last line, over a ``DistilledData``; the labels stay as they are.
+
+    Args:
+      recipe: the settings.
+
+    Raises:
+      ValueError: a setting out of range.
+    """
+    for name, accepted, least, below in (
+        ("steps", "1 or more", 1, math.inf),
+        ("learning_rate", "a positive number", math.ulp(0), math.inf),
+        ("b1", "at least 0 and below 1", 0, 1),
+        ("b2", "at least 0 and below 1", 0, 1),
+        ("halve_every", "1 or more", 1, math.inf),
+        ("clip", "a positive number", math.ulp(0), math.inf),
+    ):
+        value = getattr(recipe, name)
+        optional = name in ("halve_every", "clip")
+        if not (optional and value is None) and not least <= value < below:
+            raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
+    if recipe.halve_every is None:
+        schedule = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
+    else:
+        schedule = optax.exponential_decay(recipe.learning_rate, recipe.halve_every, 0.5, staircase=True)
+    learned = optax.adam(schedule, recipe.b1, recipe.b2)
+    if recipe.clip is not None:
+        learned = optax.chain(clip_by_running_norm(recipe.clip), learned)
+    kinds = DistilledData(images="learned", labels="fixed", raw_step_sizes="learned")
+    return optax.partition({"learned": learned, "fixed": optax.set_to_zero()}, kinds)
+
+
+class RunningNorm(NamedTuple):
+    """State of :func:`clip_by_running_norm`: the running mean of the clipped norms, zero before the first."""
+
+    mean: jax.Array
+
+
+def clip_by_running_norm(factor: float, decay: float = 0.9) -> optax.GradientTransformation:
+    """Scales an update down to ``factor`` times the running mean of the norms so far (Feng et al. 2024, appendix).
+
+    Long unrolls give rare, huge meta-gradients; this keeps each from moving the data, or Adam's memory, too far. The
+    mean is over clipped norms, so that a single outlier moves it by at most a factor.
+
+    Args:
+      factor: positive multiple of the running mean.
+      decay: of the running mean, in [0, 1).
+    """
+
+    def init(params):
+        del params
+        return RunningNorm(jnp.zeros(()))
+
+    def update(updates, state, params=None):
+        del params
+        norm = optax.tree.norm(updates)
+        first = state.mean == 0
+        clipped = jnp.where(first, norm, jnp.minimum(norm, factor * state.mean))
+        scale = clipped / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+        mean = jnp.where(first, norm, decay * state.mean + (1 - decay) * clipped)
+        return jax.tree.map(lambda u: scale * u, updates), RunningNorm(mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+class OuterState(NamedTuple):
+    """What the next outer step needs."""
+
+    step: jax.Array  # int32, outer steps done
+    distilled: DistilledData
+    optimizer: optax.OptState
+
+
+class OuterInfo(NamedTuple):
+    """What one outer step measured."""
+
+    loss: jax.Array  # L before the update, nats
+    gradient_norm: jax.Array  # ℓ2 norm of the meta-gradient in x̃ and raw η̃, before clipping
+    finite: jax.Array  # bool: false where the step was refused
+
+
+class OuterStep(NamedTuple):
+    """``init(distilled) -> OuterState`` and ``update(state, theta, batch) -> (OuterState, OuterInfo)``."""
+
+    init: Callable[[DistilledData], OuterState]
+    update: Callable[[OuterState, Params, Batch], tuple[OuterState, OuterInfo]]
+
+
+def outer_step(loss: Loss, optimizer: optax.GradientTransformation) -> OuterStep:
+    """Algorithm 1's loop body. Nothing is jitted here: the caller decides, and may donate the state.
+
+    A step whose loss or gradient is not finite leaves the state as it was, and says so in ``OuterInfo.finite``.
+
+    Args:
+      loss: ℓ, ``(theta, images, labels) -> scalar``.
+      optimizer: moves a ``DistilledData``, such as :func:`outer_optimizer` makes.
+
+    Returns:
+      The pair; ``update`` takes the state, θ₀ and a real batch.
+    """
+
+    def init(distilled):
+        return OuterState(jnp.zeros((), jnp.int32), distilled, optimizer.init(distilled))
+
+    def update(state, theta, batch):
+        value, gradient = meta_gradient(loss, state.distilled, theta, batch)
+        norm = optax.tree.norm(gradient._replace(labels=None))
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
+        moved = OuterState(state.step + 1, optax.apply_updates(state.distilled, updates), optimizer_state)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        return state, OuterInfo(value, norm, finite)
+
+    return OuterStep(init, update)

@@ -1,0 +1,89 @@
+"""Files that are either whole or absent: atomic writes, and distilled data as ``.npz``."""
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dd_jax.unroll import DistilledData, Params
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomic, indented JSON; NaN is refused (``ValueError``), since JSON has none."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+class DistilledFile(NamedTuple):
+    """What ``distilled.npz`` holds: all it takes to train on it, in any framework."""
+
+    images: np.ndarray  # [S, M, H, W, D] float32, normalised units
+    labels: np.ndarray  # [S, M, C] float32 probabilities
+    step_sizes: np.ndarray  # [E·S] float32
+    mean: np.ndarray  # [D] float32, in units of [0, 1]
+    std: np.ndarray  # [D] float32
+    meta: dict[str, Any]  # network, initialisation, S, E, class names, …
+    initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"
+
+
+_ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
+_WEIGHTS = "initial_weights/"
+
+
+def save_distilled(
+    path: Path, distilled: DistilledData, mean: np.ndarray, std: np.ndarray, meta: dict[str, Any], theta: Params
+) -> None:
+    """Writes ``distilled.npz`` atomically.
+
+    Args:
+      path: the file.
+      distilled: x̃, ỹ and η̃.
+      mean, std: ``[D]``, the normalisation of the images.
+      meta: facts about the network and the run, JSON-serialisable.
+      theta: θ₀, the weights that the images were made for.
+    """
+    arrays = dict(zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True))
+    for keys, weight in jax.tree_util.tree_flatten_with_path(theta)[0]:
+        arrays[_WEIGHTS + jax.tree_util.keystr(keys, simple=True, separator="/")] = weight
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, **{name: np.asarray(a, np.float32) for name, a in arrays.items()}, meta=np.array(json.dumps(meta))
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def load_distilled(path: Path) -> DistilledFile:
+    """Reads what :func:`save_distilled` wrote, without unpickling anything.
+
+    Raises:
+      ValueError: no such file, or one that is damaged or misses a field.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] for name in file.files}
+            return DistilledFile(
+                *(fields[name] for name in _ARRAYS),
+                meta=json.loads(str(fields["meta"])),
+                initial_weights={n.removeprefix(_WEIGHTS): a for n, a in fields.items() if n.startswith(_WEIGHTS)},
+            )
+    except Exception as error:  # zipfile, numpy and json each raise their own kinds for a damaged file
+        raise ValueError(f"distilled data: {path} cannot be used ({type(error).__name__}: {error})") from error

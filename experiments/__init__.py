@@ -1,0 +1,1 @@
+"""One runnable module per result of the paper: ``python -m experiments.NAME``."""

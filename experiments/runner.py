@@ -1,0 +1,203 @@
+"""What every experiment shares: the claimed work folder, the resumable loop, the command line's manners."""
+
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import tqdm
+import tyro
+
+from dd_jax.checkpoint import checkpoints
+from dd_jax.outer import OuterInfo
+from dd_jax.storage import write_atomically, write_json
+
+Config = TypeVar("Config")
+State = TypeVar("State")
+
+
+class RunError(Exception):
+    """A run that cannot go on, with one line for the user."""
+
+
+def command_line(presets: Mapping[str, Config], default: str, description: str, argv: list[str]) -> tuple[str, Config]:
+    """Parses ``[PRESET] [--option value …]`` over frozen dataclasses.
+
+    Returns:
+      The preset's name and its configuration with the options applied.
+
+    Raises:
+      ValueError: an unknown preset.
+      SystemExit: tyro's own, for an unknown option or a value of the wrong type.
+    """
+    name, options = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (default, argv)
+    if name not in presets:
+        raise ValueError(f"preset: {name!r} is unknown; use one of {', '.join(presets)}")
+    prog = f"python -m experiments.{Path(sys.argv[0]).stem} {name}"
+    text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
+    return name, tyro.cli(type(presets[name]), default=presets[name], args=options, description=text, prog=prog)
+
+
+def run_as_script(main: Callable[[list[str]], None]) -> None:
+    """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        main(sys.argv[1:])
+    except (ValueError, RunError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint")
+
+
+def claim_workdir(workdir: Path, settings: Mapping[str, Any]) -> None:
+    """Makes the folder of a run, or checks that it holds a run of the very same settings.
+
+    Raises:
+      ValueError: the folder cannot be written, belongs to other settings, or holds something else.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            held = json.loads(path.read_text())
+        elif any(not child.name.startswith(".") for child in workdir.iterdir()):
+            raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
+        else:
+            held = None
+        write_json(path, settings)if held is None else write_atomically(workdir / ".writable", "")
+    except OSError as error:
+        raise ValueError(f"workdir: {workdir} cannot be written ({error.strerror}); choose another folder") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"workdir: {path} is damaged ({error}); choose another folder") from error
+    if held is not None:
+        differences = _differences(held, json.loads(json.dumps(settings)))
+        if differences:
+            raise ValueError(
+                f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
+                "choose another --workdir, or run it with its own settings"
+            )
+
+
+def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        keys = [*held, *(key for key in wanted if key not in held)]
+        return [d for key in keys for d in _differences(held.get(key), wanted.get(key), f"{prefix}.{key}".lstrip("."))]
+    return [] if held == wanted else [f"{prefix} is {held} there and {wanted} here"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The end of a run: its last state, its metrics by line, and the seconds it took over all resumptions."""
+
+    state: Any
+    metrics: list[dict[str, float]]
+    seconds: float
+
+
+def train(
+    workdir: Path,
+    state: State,
+    update: Callable[[State], tuple[State, OuterInfo]],
+    *,
+    steps: int,
+    validate: Callable[[State], Mapping[str, float]],
+    validate_every: int,
+    checkpoint_seconds: float,
+    remedy: str,
+) -> Trained:
+    """Runs outer steps up to ``steps``, from the newest checkpoint in ``workdir`` if there is one.
+
+    Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/``. The metrics of a step are
+    fetched only after the next is dispatched, so the device does not wait for Python.
+
+    Args:
+      workdir: a claimed folder.
+      state: the initial state, any pytree of arrays.
+      update: ``state -> (state, info)``; jitted, may donate.
+      steps: outer steps in all.
+      validate: ``state -> metrics``; does not change the state.
+      validate_every: outer steps between two validations.
+      checkpoint_seconds: least time between two checkpoints.
+      remedy: what to change when the loss is not finite.
+
+    Raises:
+      RunError: the loss or the meta-gradient was not finite; the last good state has been saved.
+    """
+    metrics_path = workdir / "metrics.jsonl"
+    with checkpoints(workdir / "checkpoints") as saved:
+        start, state = saved.restore(state) or (0, state)
+        metrics = [line for line in _read_lines(metrics_path) if line["step"] <= start]
+        write_atomically(metrics_path, "".join(json.dumps(line) + "\n" for line in metrics))
+        began = time.monotonic() - (metrics[-1]["seconds"] if metrics else 0.0)
+        if start:
+            print(f"resuming at step {start} of {steps}", flush=True)
+        last_save = time.monotonic()
+        bar = tqdm.tqdm(
+            total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps, dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        )  # fmt: skip
+        with metrics_path.open("a") as file, bar:
+
+            def record(step: int, values: Mapping[str, float]) -> None:
+                metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
+                print(json.dumps(metrics[-1]), file=file, flush=True)
+
+            def settle(step: int, info: OuterInfo) -> None:
+                """Records a dispatched step once its numbers are there; a refused one ends the run."""
+                loss, norm, finite = (x.item() for x in jax.device_get(info))
+                if not finite:
+                    saved.save(step - 1, state)
+                    raise RunError(
+                        f"step {step}: the loss is {loss} and the meta-gradient's norm {norm}; {remedy}. "
+                        f"The state after step {step - 1} is saved in {workdir / 'checkpoints'}"
+                    )
+                record(step, {"loss": loss, "gradient_norm": norm})
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+
+            pending = None
+            for step in range(start + 1, steps + 1):
+                state, info = update(state)
+                if pending is not None:
+                    settle(*pending)
+                pending = (step, info)
+                validating = step % validate_every == 0 or step == steps
+                saving = time.monotonic() - last_save > checkpoint_seconds or step == steps
+                if validating or saving:
+                    settle(*pending)
+                    pending = None
+                if validating:
+                    record(step, validate(state))
+                if saving:
+                    saved.save(step, state)
+                    last_save = time.monotonic()
+    return Trained(state, metrics, time.monotonic() - began)
+
+
+def _read_lines(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a JSON-lines file; a last one cut short by a crash is dropped."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def require(holds: bool, name: str, value: Any, accepted: str) -> None:
+    """Raises ``ValueError`` naming the setting, its value and what is accepted, unless ``holds``."""
+    if not holds:
+        raise ValueError(f"{name}: {value} is not accepted; use {accepted}")
+
+
+def positive(name: str, value: float) -> None:
+    """Requires a finite number above zero."""
+    require(math.isfinite(value) and value > 0, name, value, "a positive number")
