@@ -4,6 +4,10 @@ Each returns :class:`RawData`, checked: every error is a ``ValueError`` that nam
 """
 
 import gzip
+import hashlib
+import importlib.util
+import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from dd_jax.storage import write_atomically
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _IDX_FILES = {
@@ -72,42 +78,65 @@ def read_digits() -> RawData:
 def read_tfds(name: str) -> RawData:
     """A TFDS image-classification set (splits ``train`` and ``test``), read from array_record without TensorFlow.
 
-    TFDS looks in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``, and prepares the set there if it is missing and
-    TensorFlow is installed.
+    TFDS looks in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``; a set that is missing there is prepared first if
+    TensorFlow is installed. The decoded arrays are kept in ``$XDG_CACHE_HOME/dd_jax`` (``~/.cache/dd_jax``), since
+    decoding takes a minute and reading them back does not.
 
     Raises:
       ValueError: an unknown name, a set that is not prepared and cannot be, or one without images and labels.
     """
     import tensorflow_datasets as tfds  # here: slow to import, and only this reader wants it
 
+    folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     advice = (
-        f"put a prepared copy under $TFDS_DATA_DIR/{name}, or prepare it once with "
-        f"`pip install 'dd-jax[prepare]' && TFDS_DATA_DIR=… tfds build {name} --file_format=array_record`; "
-        "or use the dataset 'digits', or a path to an .npz file, an IDX folder or a folder of images by class"
+        f"put a prepared copy (array_record) into {folder}/{name}, or prepare it once with pip install "
+        f"'dd-jax[prepare]' and tfds build {name} --file_format=array_record; or use digits, an .npz file, a folder "
+        "of IDX files or a folder of images by class"
     )
     try:
-        builder = tfds.builder(name, file_format="array_record")
+        builder = tfds.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises its own kinds for each way a name can be wrong
         raise ValueError(f"dataset: {name!r} is neither a TFDS set nor a path ({_line(error)}); {advice}") from error
-    try:
-        if not builder.data_path.exists():
+    if not builder.data_path.exists():
+        if importlib.util.find_spec("tensorflow") is None:
+            raise ValueError(f"dataset: TFDS set {name!r} is not in {folder}, and TensorFlow is missing; {advice}")
+        try:
+            builder = tfds.builder(name, data_dir=folder, file_format="array_record")
             builder.download_and_prepare()
-        sources = {split: builder.as_data_source(split) for split in builder.info.splits if split in ("train", "test")}
-        features = builder.info.features
-        if features is None or not {"image", "label"} <= set(features):
-            raise ValueError(f"dataset: TFDS set {name!r} has no 'image' and 'label' features")
-        names = getattr(features["label"], "names", None)
-        columns = {
-            split: (np.stack([np.asarray(example["image"]) for example in source]), [e["label"] for e in source])
-            for split, source in sources.items()
-        }
-    except ImportError as error:
-        raise ValueError(f"dataset: TFDS set {name!r} is not prepared and cannot be here: {advice}") from error
-    except (OSError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"dataset: TFDS set {name!r} cannot be read ({_line(error)}); {advice}") from error
-    if "train" not in columns:
-        raise ValueError(f"dataset: TFDS set {name!r} has no split 'train', only {sorted(builder.info.splits)}")
-    return _checked(name, *columns["train"], *columns.get("test", (None, None)), class_names=names)
+        except Exception as error:  # network, disk, checksum, manual downloads: as many kinds as sets
+            raise ValueError(f"dataset: TFDS set {name!r} cannot be prepared ({_line(error)}); {advice}") from error
+    features, splits = builder.info.features, builder.info.splits
+    if features is None or not {"image", "label"} <= set(features):
+        raise ValueError(f"dataset: TFDS set {name!r} has no features 'image' and 'label'; {advice}")
+    if "train" not in splits:
+        raise ValueError(f"dataset: TFDS set {name!r} has no split 'train', only {', '.join(splits)}; {advice}")
+    cache = _cache_path(builder)
+    if not cache.is_file():
+        try:
+            columns = {s: _decode(builder.as_data_source(s)) for s in ("train", "test") if s in splits}
+        except Exception as error:  # a damaged record, another file format, images of several sizes
+            raise ValueError(f"dataset: TFDS set {name!r} cannot be read ({_line(error)}); {advice}") from error
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **{f"{s}_{n}": a for s, c in columns.items() for n, a in c.items()})
+        write_atomically(cache, buffer.getvalue())
+    with np.load(cache, allow_pickle=False) as arrays:
+        train, test = ((arrays.get(f"{s}_images"), arrays.get(f"{s}_labels")) for s in ("train", "test"))
+    return _checked(name, *train, *test, class_names=getattr(features["label"], "names", None))
+
+
+def _decode(source) -> dict[str, np.ndarray]:
+    images, labels = zip(*((example["image"], example["label"]) for example in source), strict=True)
+    return {"images": np.stack(images), "labels": np.array(labels)}
+
+
+def _cache_path(builder) -> Path:
+    """A file named for the set and for the size and time of each of its files: another copy gets another cache."""
+    root = Path(builder.data_path)
+    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(root.iterdir()) if f.is_file()]
+    digest = hashlib.sha256(repr((str(root), stamps)).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dd_jax"
+    return cache / f"{builder.info.full_name.replace('/', '-')}-{digest}.npz"
 
 
 def read_idx(folder: Path) -> RawData:
@@ -131,7 +160,7 @@ def read_npz(path: Path) -> RawData:
             fields = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise ValueError(f"dataset: {path} does not exist") from error
-    except (OSError, ValueError, EOFError, zlib.error, struct.error, Exception) as error:
+    except Exception as error:  # zipfile, zlib and numpy each raise their own kinds
         raise ValueError(f"dataset: {path} is no readable .npz file ({_line(error)})") from error
     for field in ("images", "labels"):
         if field not in fields:
@@ -176,7 +205,8 @@ def _read_idx_file(path: Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"dataset: {path} cannot be read ({_line(error)})") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"dataset: {path} is no IDX file of unsigned bytes (it begins with {content[:4].hex() or '…nothing'})")
+        start = content[:4].hex() or "nothing"
+        raise ValueError(f"dataset: {path} is no IDX file of unsigned bytes: it begins with {start}")
     axes = content[3]
     header = 4 + 4 * axes
     shape = struct.unpack(f">{axes}I", content[4:header]) if len(content) >= header else ()
@@ -236,7 +266,7 @@ def _checked_images(source, field, images) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.size == 0 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"dataset: {source} has {field} of shape {images.shape}; use [N, H, W], [N, H, W, 1 or 3], N > 0")
+        raise ValueError(f"dataset: {source} has {field} of shape {images.shape}; use [N, H, W] or [N, H, W, 1 or 3]")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

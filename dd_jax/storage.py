@@ -80,10 +80,11 @@ def load_distilled(path: Path) -> DistilledFile:
     try:
         with np.load(path, allow_pickle=False) as file:
             fields = {name: file[name] for name in file.files}
-            return DistilledFile(
-                *(fields[name] for name in _ARRAYS),
-                meta=json.loads(str(fields["meta"])),
-                initial_weights={n.removeprefix(_WEIGHTS): a for n, a in fields.items() if n.startswith(_WEIGHTS)},
-            )
+        missing = [name for name in (*_ARRAYS, "meta") if name not in fields]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        meta = json.loads(str(fields["meta"]))
     except Exception as error:  # zipfile, numpy and json each raise their own kinds for a damaged file
-        raise ValueError(f"distilled data: {path} cannot be used ({type(error).__name__}: {error})") from error
+        raise ValueError(f"distilled data: {path} cannot be used ({error})") from error
+    weights = {name.removeprefix(_WEIGHTS): array for name, array in fields.items() if name.startswith(_WEIGHTS)}
+    return DistilledFile(*(fields[name] for name in _ARRAYS), meta=meta, initial_weights=weights)

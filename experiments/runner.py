@@ -71,7 +71,9 @@ def claim_workdir(workdir: Path, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
         else:
             held = None
-        write_json(path, settings)if held is None else write_atomically(workdir / ".writable", "")
+        if held is None:
+            write_json(path, settings)
+        write_atomically(workdir / ".writable", "")
     except OSError as error:
         raise ValueError(f"workdir: {workdir} cannot be written ({error.strerror}); choose another folder") from error
     except json.JSONDecodeError as error:

@@ -1,0 +1,119 @@
+"""Splits, normalisation, augmentation and batches on the device, and evaluation on a whole split."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_jax.data import batch_drawer, crop_and_flip, make_dataset, normalise
+from dd_jax.evaluation import evaluate
+from dd_jax.readers import RawData
+
+RNG = np.random.default_rng(1)
+IMAGES = RNG.integers(0, 256, (100, 6, 6, 3), dtype=np.uint8)
+LABELS = np.repeat(np.arange(4), [40, 30, 20, 10]).astype(np.int32)
+RAW = RawData(IMAGES, LABELS, IMAGES[:8] // 2, LABELS[:8], ("a", "b", "c", "d"))
+
+
+def rows(split):
+    return {image.tobytes() for image in np.asarray(split.images)}
+
+
+def test_the_validation_split_is_disjoint_stratified_and_chosen_by_seed():
+    data = make_dataset(RAW, validation_fraction=0.2, seed=3)
+    np.testing.assert_array_equal(np.bincount(data.validation.labels), [8, 6, 4, 2])
+    assert not rows(data.train) & rows(data.validation)
+    assert len(rows(data.train) | rows(data.validation)) == 100
+    np.testing.assert_array_equal(data.test.images, IMAGES[:8] // 2)
+    assert rows(make_dataset(RAW, validation_fraction=0.2, seed=3).validation) == rows(data.validation)
+    assert rows(make_dataset(RAW, validation_fraction=0.2, seed=4).validation) != rows(data.validation)
+
+
+def test_a_missing_test_split_is_made_the_same_for_every_seed():
+    raw = RAW._replace(test_images=None, test_labels=None)
+    one, other = (make_dataset(raw, validation_fraction=0.2, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(np.bincount(one.test.labels), [8, 6, 4, 2])
+    assert rows(one.test) == rows(other.test)
+    assert not rows(one.test) & (rows(one.train) | rows(one.validation))
+
+
+def test_normalisation_comes_from_the_training_split_alone():
+    data = make_dataset(RAW, validation_fraction=0.5)
+    train = np.asarray(data.train.images, np.float64) / 255
+    np.testing.assert_allclose(data.mean, train.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(data.std, train.std((0, 1, 2)), rtol=1e-6)
+    normal = normalise(data.train.images, data.mean, data.std)
+    assert normal.dtype == jnp.float32
+    np.testing.assert_allclose(normal.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(normal.std((0, 1, 2)), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
+def test_a_validation_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(ValueError, match=f"validation_fraction: {fraction}"):
+        make_dataset(RAW, validation_fraction=fraction)
+
+
+def test_a_class_too_small_to_split_and_a_constant_channel_are_refused():
+    labels = LABELS.copy()
+    labels[-9:] = 2
+    with pytest.raises(ValueError, match="1 in the smallest class, are too few"):
+        make_dataset(RAW._replace(labels=labels))
+    flat = IMAGES.copy()
+    flat[..., 1] = 9
+    with pytest.raises(ValueError, match="channel is constant"):
+        make_dataset(RAW._replace(images=flat))
+
+
+def test_batches_are_examples_with_their_own_labels_drawn_evenly_by_key():
+    data = make_dataset(RAW)
+    draw = jax.jit(batch_drawer(data, 4096))
+    images, labels = draw(jax.random.key(0), data.train)
+    assert images.shape == (4096, 6, 6, 3)
+    assert labels.shape == (4096, 4)
+    known = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
+    pixels = np.round((np.asarray(images) * data.std + data.mean) * 255).astype(np.uint8)
+    assert all(known[image.tobytes()] == label for image, label in zip(pixels, labels.argmax(-1), strict=True))
+    counts = np.unique(pixels.reshape(4096, -1), axis=0, return_counts=True)[1]
+    assert len(counts) == len(data.train.labels)
+    assert np.sum((counts - 4096 / len(counts)) ** 2 / (4096 / len(counts))) < 2 * len(counts)  # χ²
+    np.testing.assert_array_equal(draw(jax.random.key(0), data.train)[0], images)
+    assert not np.array_equal(draw(jax.random.key(1), data.train)[0], images)
+
+
+def test_crop_and_flip_gives_every_shift_of_the_reflected_image_and_its_mirror():
+    image = np.arange(49, dtype=np.uint8).reshape(7, 7, 1)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    windows = [padded[i : i + 7, j : j + 7] for i in range(9) for j in range(9)]
+    expected = {w.tobytes() for w in windows} | {w[:, ::-1].tobytes() for w in windows}
+    out = np.asarray(jax.jit(crop_and_flip)(jax.random.key(0), jnp.asarray(np.stack([image] * 4000))))
+    assert {o.tobytes() for o in out} == expected
+
+
+def test_evaluate_counts_every_example_once_whatever_the_chunk():
+    data = make_dataset(RAW, validation_fraction=0.33)
+    theta = RNG.normal(size=(108, 4)).astype(np.float32) * 0.1
+
+    def apply(theta, images):
+        return images.reshape(images.shape[0], -1) @ theta
+
+    logits = np.asarray(normalise(data.train.images, data.mean, data.std)).reshape(-1, 108) @ theta
+    logits = logits.astype(np.float64)
+    labels = np.asarray(data.train.labels)
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
+    for chunk in (1, 10, 1000):
+        score = evaluate(apply, theta, data.train, data.mean, data.std, 4, chunk=chunk)
+        assert float(score.accuracy) == pytest.approx(np.mean(logits.argmax(-1) == labels))
+        assert float(score.loss) == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_evaluate_with_a_single_logit_is_binary():
+    images = np.zeros((4, 6, 6, 1), np.uint8)
+    images[2:] = 255
+    raw = RawData(np.tile(images, (5, 1, 1, 1)), np.tile([0, 1, 1, 1], 5).astype(np.int32), images, np.array([0, 1, 1, 1]), ("n", "y"))
+    data = make_dataset(raw, validation_fraction=0.2)
+    score = evaluate(lambda theta, x: x.mean((1, 2)) * theta, 2.0, data.test, data.mean, data.std, 2)
+    assert float(score.accuracy) == pytest.approx(0.75)
+    low, high = (2 * (level - data.mean[0]) / data.std[0] for level in (0, 1))
+    expected = np.mean([np.log1p(np.exp(low)), np.log1p(np.exp(-low)), *[np.log1p(np.exp(-high))] * 2])
+    assert float(score.loss) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,225 @@
+"""The experiment as a user runs it: results, resuming after a kill, refusals that overwrite nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_jax.data import make_dataset, normalise
+from dd_jax.evaluation import evaluate
+from dd_jax.losses import classification_loss
+from dd_jax.networks import make_network
+from dd_jax.readers import read
+from dd_jax.storage import load_distilled
+from dd_jax.unroll import DistilledData, unroll
+from experiments import fixed_init
+from experiments.runner import RunError
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["digits", "--batch-size", "64", "--outer.steps", "30"]
+
+
+def start(*arguments, **options):
+    command = [sys.executable, "-m", "experiments.fixed_init", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+    )
+
+
+def files(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run, uninterrupted, through the command line's own entry."""
+    workdir = tmp_path_factory.mktemp("run") / "digits"
+    fixed_init.main([*SMALL, "--workdir", str(workdir)])
+    return workdir
+
+
+def test_result_has_what_it_promises(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["experiment"] == "fixed_init"
+    assert (result["preset"], result["dataset"], result["seed"], result["outer_steps"]) == ("digits", "digits", 0, 30)
+    assert result["wall_seconds"] > 0
+    assert result["reported"] is None
+    assert result["config"]["outer"]["steps"] == 30
+    assert result["versions"]["jax"] == jax.__version__
+    for when in ("before", "after"):
+        assert result["test_accuracy"][when].keys() == {"mean", "std", "n"}
+    assert result["test_accuracy"]["before"]["mean"] < 0.3 < result["test_accuracy"]["after"]["mean"] <= 1
+
+
+def test_metrics_have_a_line_per_step_and_a_validation_at_the_end(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+    assert lines[-1]["step"] == 30
+    assert 0 < lines[-1]["validation_accuracy"] <= 1
+
+
+def test_distilled_data_train_the_network_without_our_code(finished):
+    """From distilled.npz alone, with a plain loop: the accuracy result.json says."""
+    file = load_distilled(finished / "distilled.npz")
+    assert file.images.shape == (1, 10, 28, 28, 1)
+    assert file.labels.shape == (1, 10, 10)
+    assert file.step_sizes.shape == (3,)
+    assert (file.meta["steps"], file.meta["epochs"], file.meta["network"]) == (1, 3, "lenet")
+    assert file.meta["initialisation"] == {"law": "xavier_normal", "gain": 1.0, "seed": 0}
+    network = make_network("lenet", (28, 28, 1), 10)
+    theta = {"params": {}}
+    for name, weight in file.initial_weights.items():
+        _, layer, kind = name.split("/")
+        theta["params"].setdefault(layer, {})[kind] = jnp.asarray(weight)
+    gradient = jax.jit(jax.grad(classification_loss(network.apply)))
+    for t, step_size in enumerate(file.step_sizes):
+        change = gradient(theta, file.images[t % 1], file.labels[t % 1])
+        theta = jax.tree.map(lambda w, g, eta=step_size: w - eta * g, theta, change)
+    raw = read("digits")
+    logits = jax.jit(network.apply)(theta, normalise(jnp.asarray(raw.test_images), file.mean, file.std))
+    result = json.loads((finished / "result.json").read_text())
+    assert np.mean(logits.argmax(-1) == raw.test_labels) == pytest.approx(result["test_accuracy"]["after"]["mean"])
+
+
+def test_the_report_is_one_self_contained_page(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert not re.search(r"(src|href)='?\"?(https?:|/|\w+\.)", page)
+    result = json.loads((finished / "result.json").read_text())
+    assert f"{100 * result['test_accuracy']['after']['mean']:.2f} %" in page
+    assert "xavier_normal" in page
+    for size in load_distilled(finished / "distilled.npz").step_sizes:
+        assert f"{size:.4f}" in page
+    assert (finished / "images.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ten_distilled_images_beat_ten_real_ones(finished):
+    """The same network and number of steps on a real image of each class, the step size chosen in its favour."""
+    data = make_dataset(read("digits"), validation_fraction=0.1)
+    network = make_network("lenet", (28, 28, 1), 10)
+    loss = classification_loss(network.apply)
+    labels = np.asarray(data.train.labels)
+    first = np.array([np.flatnonzero(labels == label)[0] for label in range(10)])
+    theta = jax.jit(network.init)(jax.random.key(0))
+
+    @jax.jit
+    def accuracy(raw):
+        images = normalise(data.train.images[first], data.mean, data.std)[None]
+        trained = unroll(loss, theta, DistilledData(images, jnp.eye(10)[None], jnp.full(3, raw)))
+        return evaluate(network.apply, trained, data.test, data.mean, data.std, 10).accuracy
+
+    real = max(float(accuracy(raw)) for raw in np.linspace(-5, 1, 13))
+    distilled = json.loads((finished / "result.json").read_text())["test_accuracy"]["after"]["mean"]
+    assert distilled > real + 0.05
+
+
+def test_the_same_command_again_changes_nothing(finished, capsys):
+    before = (finished / "distilled.npz").read_bytes()
+    fixed_init.main([*SMALL, "--workdir", str(finished)])
+    assert (finished / "distilled.npz").read_bytes() == before
+    assert "resuming at step 30 of 30" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at_step", [4, 17])
+def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path, at_step):
+    arguments = (*SMALL, "--checkpoint-seconds", "0.001", "--workdir", tmp_path / "run")
+    process, metrics, deadline = start(*arguments), tmp_path / "run" / "metrics.jsonl", time.monotonic() + 240
+    while not (metrics.exists() and metrics.read_text().count('"loss"') >= at_step):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = start(*arguments)
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    resumed_at = int(re.findall(r"resuming at step (\d+) of 30", output)[0])
+    assert at_step - 2 <= resumed_at < 30
+    for name in ("images", "step_sizes"):
+        ours, theirs = (getattr(load_distilled(w / "distilled.npz"), name) for w in (tmp_path / "run", finished))
+        assert ours.tobytes() == theirs.tobytes()
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch):
+    with pytest.raises(RunError, match=r"step \d+: the loss is .* lower --outer.learning-rate or --distilled.step-size"):
+        fixed_init.main([*SMALL, "--outer.learning-rate", "1e30", "--workdir", str(tmp_path / "run")])
+    kept = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert kept == [len(lines)]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+REFUSALS = [
+    (["mnits"], "preset: 'mnits' is unknown; use one of digits, mnist"),
+    (["--dataset", "/no/such/folder"], "dataset: /no/such/folder is no folder"),
+    (["--network", "vgg"], "network: 'vgg' is unknown; use one of lenet, alexcifarnet"),
+    (["--network", "alexcifarnet"], "alexcifarnet takes images of 32×32 pixels, not 28×28"),
+    (["--weights.law", "he"], "weights.law: 'he' is unknown; use one of xavier_normal"),
+    (["--weights.gain", "-1"], "weights.gain: -1.0 is not positive"),
+    (["--outer.steps", "0"], "outer.steps: 0 is not accepted; use 1 or more"),
+    (["--outer.learning-rate", "0"], "outer.learning_rate: 0.0 is not accepted; use a positive number"),
+    (["--batch-size", "-3"], "batch_size: -3 is not accepted; use 1 or more"),
+    (["--distilled.steps", "0"], "distilled.steps: 0 is not accepted; use 1 or more"),
+    (["--distilled.step-size", "nan"], "distilled.step_size: nan is not accepted; use a positive number"),
+    (["--seed", "-1"], "seed: -1 is not accepted; use 0 or more"),
+    (["--validation-fraction", "1"], "validation_fraction: 1.0 is not between 0 and 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, arguments, message):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError) as caught:
+        fixed_init.main([*arguments, "--workdir", str(workdir)])
+    assert str(caught.value).removeprefix("network: ").startswith(message.removeprefix("network: "))
+    assert "\n" not in str(caught.value)
+    assert not workdir.exists()
+
+
+def test_a_workdir_of_another_run_is_refused_and_left_alone(finished):
+    before = files(finished)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed is 0 there and 1 here\)"):
+        fixed_init.main([*SMALL, "--seed", "1", "--workdir", str(finished)])
+    assert files(finished) == before
+
+
+def test_a_workdir_with_other_things_or_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        fixed_init.main([*SMALL, "--workdir", str(tmp_path)])
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(ValueError, match=r"workdir: .*thesis.tex/run cannot be written \(Not a directory\)"):
+        fixed_init.main([*SMALL, "--workdir", str(tmp_path / "thesis.tex" / "run")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--seed", "-2"], ["error: ", "seed", "-2"]), (["--sead", "2"], ["--sead"]), (["--seed", "two"], ["--seed", "two"])],
+)
+def test_the_shell_sees_a_clear_message_and_a_failure(arguments, words):
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    for word in words:
+        assert word in output
+
+
+def test_the_presets_state_the_authors_recipe():
+    recipe = fixed_init.PRESETS["mnist_authors"]
+    assert (recipe.outer.steps, recipe.outer.learning_rate, recipe.outer.b1, recipe.outer.b2) == (23600, 0.01, 0.5, 0.999)
+    assert (recipe.outer.halve_every, recipe.outer.clip, recipe.batch_size) == (2360, None, 1024)
+    assert (recipe.distilled.noise, recipe.distilled.step_size) == (1.0, 0.02)
+    assert fixed_init.PRESETS["cifar10_authors"].distilled.step_size == 0.001
+    assert fixed_init.PRESETS["cifar10_authors"].augment
