@@ -30,9 +30,7 @@ class Checkpoints:
             try:
                 return step, self._checkpointer.load(step, abstract)
             except Exception as error:  # orbax raises many kinds for a damaged folder
-                log.warning(
-                    "checkpoint %d is damaged (%s); falling back to the one before", step, type(error).__name__
-                )
+                log.warning("checkpoint %d is damaged (%s); falling back to the one before", step, type(error).__name__)
                 shutil.rmtree(Path(self._checkpointer.directory) / str(step), ignore_errors=True)
                 self._checkpointer.reload()
         return None
@@ -46,6 +44,6 @@ class Checkpoints:
 @contextlib.contextmanager
 def checkpoints(folder: Path, *, keep: int = 3) -> Iterator[Checkpoints]:
     """Opens a folder of checkpoints, made if it is missing, of which the newest ``keep`` are kept."""
-    policy = ocp.training.preservation_policies.LatestN(keep)
-    with ocp.training.Checkpointer(folder.absolute(), preservation_policy=policy) as checkpointer:
+    policy: Any = ocp.training.preservation_policies.LatestN(keep)
+    with ocp.training.Checkpointer(str(folder.absolute()), preservation_policy=policy) as checkpointer:
         yield Checkpoints(checkpointer)

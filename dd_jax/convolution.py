@@ -1,9 +1,10 @@
-"""Convolution as matrix products, for backends whose convolutions are slow to differentiate twice.
+"""Convolution as matrix products, and pooling as maxima of slices: fast to differentiate twice.
 
-XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of; a matrix
-product does not. ``benchmarks/convolution.py`` compares the two.
+XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of, and its window
+maximum some; products and elementwise maxima do not. ``benchmarks/convolution.py`` compares them.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -64,6 +65,32 @@ def matmul_convolution(lhs, rhs, window_strides, padding, **options) -> jax.Arra
 def _block_width(width: int, outputs: int) -> int:
     """A whole row where that keeps the product narrow (the band's zeros cost little there), else one output."""
     return width if width * outputs <= 256 else 1
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """Max-pooling over square windows, as the maximum of ``window``² strided slices.
+
+    Equal maxima share the gradient, where ``flax.linen.max_pool`` gives it to the first; after a ReLU the only ties
+    are at zero, where the ReLU stops it anyway.
+
+    Args:
+      x: ``[N, H, W, D]``.
+      window: side of a window, in pixels.
+      stride: pixels between windows.
+      padding: pixels of −∞ added on each side.
+
+    Returns:
+      ``[N, H', W', D]``, H' = (H + 2·padding − window) // stride + 1.
+    """
+    if padding:
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
+
+    def along(x, axis):
+        last = x.shape[axis] - window
+        slices = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(window)]
+        return functools.reduce(jnp.maximum, slices)
+
+    return along(along(x, 1), 2)
 
 
 def default_convolution() -> Convolution:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
 from dd_jax.readers import RawData
@@ -30,6 +31,12 @@ class Dataset(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
     class_names: tuple[str, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, D)."""
+        _, height, width, depth = self.train.images.shape
+        return height, width, depth
 
 
 def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:
@@ -79,7 +86,7 @@ def _stratified(images, labels, fraction, seed):
     return (images[keep], labels[keep]), (images[held], labels[held])
 
 
-def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """uint8 ``[..., D]`` to float32 with mean 0 and std 1 over the training split."""
     return (images.astype(jnp.float32) / 255 - mean) / std
 

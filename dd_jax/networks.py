@@ -1,13 +1,13 @@
 """Networks as plain ``(init, apply)`` pairs: LeNet and AlexCifarNet (paper, section 4 and its supplement)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dd_jax.convolution import Convolution, default_convolution
+from dd_jax.convolution import Convolution, default_convolution, max_pool
 from dd_jax.unroll import Params
 
 
@@ -38,7 +38,7 @@ class LeNet(nn.Module):
         padding = 2 if x.shape[1] == 28 else 0
         for features, pad in ((6, padding), (16, 0)):
             x = nn.relu(_conv(features, 5, pad, self.convolution)(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)
         for features in (120, 84):
             x = nn.relu(nn.Dense(features)(x))
@@ -54,23 +54,19 @@ class AlexCifarNet(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(_conv(64, 5, 2, self.convolution)(x))
-        x = local_response_norm(_overlapping_pool(x))
+        x = local_response_norm(max_pool(x, 3, 2, padding=1))
         x = nn.relu(_conv(64, 5, 2, self.convolution)(x))
-        x = _overlapping_pool(local_response_norm(x))
+        x = max_pool(local_response_norm(x), 3, 2, padding=1)
         x = x.reshape(x.shape[0], -1)
         for features in (384, 192):
             x = nn.relu(nn.Dense(features)(x))
         return nn.Dense(self.outputs)(x)
 
 
-def _overlapping_pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-
 def local_response_norm(
     x: jax.Array, *, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:
-    """x / (k + α/size · Σ x²)^β over ``size`` neighbouring channels, c − size//2 … c + (size−1)//2.
+    """X / (k + α/size · Σ x²)^β over ``size`` neighbouring channels, c − size//2 … c + (size−1)//2.
 
     α is divided by the size, as PyTorch's ``LocalResponseNorm`` does; the defaults are AlexCifarNet's.
 
@@ -110,7 +106,10 @@ def from_flax(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
             f"network: {type(module).__name__} keeps state {state} that changes in the forward pass; "
             "use layers without it (GroupNorm or LayerNorm instead of BatchNorm)"
         )
-    return Network(lambda key: module.init(key, image), module.apply)
+    return Network(
+        init=lambda key: module.init(key, image),
+        apply=lambda theta, images: cast(jax.Array, module.apply(theta, images)),
+    )
 
 
 def make_network(

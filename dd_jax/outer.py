@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.meta import Batch, meta_gradient
+from dd_jax.meta import Batch, meta_gradient, smoothed_meta_gradient
 from dd_jax.unroll import DistilledData, Loss, Params
 
 
@@ -29,17 +29,14 @@ class OuterRecipe:
     """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
     clip: float | None = 2.0
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
+    samples: int = 16
+    """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
+    smoothing: float = 0.2
+    """Standard deviation of the perturbations at the start, in normalised pixel units; it shrinks with the rate."""
 
 
-def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
-    """The optimizer of Algorithm 1's last line, over a ``DistilledData``; the labels stay as they are.
-
-    Args:
-      recipe: the settings.
-
-    Raises:
-      ValueError: a setting out of range.
-    """
+def check_recipe(recipe: OuterRecipe) -> None:
+    """Raises ``ValueError``, naming the setting, its value and what is accepted, if one is out of range."""
     for name, accepted, least, below in (
         ("steps", "1 or more", 1, math.inf),
         ("learning_rate", "a positive number", math.ulp(0), math.inf),
@@ -47,19 +44,29 @@ def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
         ("b2", "at least 0 and below 1", 0, 1),
         ("halve_every", "1 or more", 1, math.inf),
         ("clip", "a positive number", math.ulp(0), math.inf),
+        ("samples", "1 or more", 1, math.inf),
+        ("smoothing", "a positive number", math.ulp(0), math.inf),
     ):
         value = getattr(recipe, name)
         optional = name in ("halve_every", "clip")
         if not (optional and value is None) and not least <= value < below:
             raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
+
+
+def relative_rate(recipe: OuterRecipe) -> optax.Schedule:
+    """The schedule that Adam's rate and the smoothing follow: outer step -> factor, 1 at first."""
     if recipe.halve_every is None:
-        schedule = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
-    else:
-        schedule = optax.exponential_decay(recipe.learning_rate, recipe.halve_every, 0.5, staircase=True)
-    learned = optax.adam(schedule, recipe.b1, recipe.b2)
+        return optax.cosine_decay_schedule(1.0, recipe.steps)
+    return optax.exponential_decay(1.0, recipe.halve_every, 0.5, staircase=True)
+
+
+def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
+    """The optimizer of Algorithm 1's last line, over a ``DistilledData``; the labels stay as they are."""
+    relative = relative_rate(recipe)
+    learned = optax.adam(lambda step: recipe.learning_rate * relative(step), recipe.b1, recipe.b2)
     if recipe.clip is not None:
         learned = optax.chain(clip_by_running_norm(recipe.clip), learned)
-    kinds = DistilledData(images="learned", labels="fixed", raw_step_sizes="learned")
+    kinds = DistilledData._make(("learned", "fixed", "learned"))  # images, labels, raw step sizes
     return optax.partition({"learned": learned, "fixed": optax.set_to_zero()}, kinds)
 
 
@@ -113,33 +120,47 @@ class OuterInfo(NamedTuple):
 
 
 class OuterStep(NamedTuple):
-    """``init(distilled) -> OuterState`` and ``update(state, theta, batch) -> (OuterState, OuterInfo)``."""
+    """``init(distilled) -> state`` and ``update(key, state, theta, batch) -> (state, info)``, both pure."""
 
     init: Callable[[DistilledData], OuterState]
-    update: Callable[[OuterState, Params, Batch], tuple[OuterState, OuterInfo]]
+    update: Callable[[jax.Array, OuterState, Params, Batch], tuple[OuterState, OuterInfo]]
 
 
-def outer_step(loss: Loss, optimizer: optax.GradientTransformation) -> OuterStep:
+def outer_step(loss: Loss, recipe: OuterRecipe, optimizer: optax.GradientTransformation | None = None) -> OuterStep:
     """Algorithm 1's loop body. Nothing is jitted here: the caller decides, and may donate the state.
 
     A step whose loss or gradient is not finite leaves the state as it was, and says so in ``OuterInfo.finite``.
 
     Args:
       loss: ℓ, ``(theta, images, labels) -> scalar``.
-      optimizer: moves a ``DistilledData``, such as :func:`outer_optimizer` makes.
+      recipe: the settings.
+      optimizer: moves a ``DistilledData``, instead of :func:`outer_optimizer`'s.
 
     Returns:
-      The pair; ``update`` takes the state, θ₀ and a real batch.
+      The pair. ``update`` takes a random key (used for the smoothing alone), the state, θ₀ and a real batch.
+
+    Raises:
+      ValueError: a setting of the recipe is out of range.
     """
+    check_recipe(recipe)
+    optimizer = optimizer or outer_optimizer(recipe)
+    relative = relative_rate(recipe)
 
     def init(distilled):
         return OuterState(jnp.zeros((), jnp.int32), distilled, optimizer.init(distilled))
 
-    def update(state, theta, batch):
-        value, gradient = meta_gradient(loss, state.distilled, theta, batch)
+    def update(key, state, theta, batch):
+        if recipe.samples == 1:
+            value, gradient = meta_gradient(loss, state.distilled, theta, batch)
+        else:
+            scale = jnp.asarray(relative(state.step)) * recipe.smoothing
+            value, gradient = smoothed_meta_gradient(
+                key, loss, state.distilled, theta, batch, scale=scale, samples=recipe.samples
+            )
         norm = optax.tree.norm(gradient._replace(labels=None))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
-        moved = OuterState(state.step + 1, optax.apply_updates(state.distilled, updates), optimizer_state)
+        distilled = jax.tree.map(jnp.add, state.distilled, updates)
+        moved = OuterState(state.step + 1, distilled, optimizer_state)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         return state, OuterInfo(value, norm, finite)

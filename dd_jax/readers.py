@@ -7,11 +7,12 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import itertools
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -64,7 +65,7 @@ def read_digits() -> RawData:
     """scikit-learn's digits: 1,797 grey images of 8×8, resized to 28×28; every fifth of each class is for testing."""
     from sklearn.datasets import load_digits  # here: slow to import, and only this reader wants it
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     raw = _checked("digits", resize(images, 28), digits.target, class_names=digits.target_names)
     rank = np.zeros(len(raw.labels), int)  # of an example among those of its class
@@ -94,7 +95,7 @@ def read_tfds(name: str) -> RawData:
         "of IDX files or a folder of images by class"
     )
     try:
-        builder = tfds.builder(name, data_dir=folder)
+        builder: Any = tfds.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises its own kinds for each way a name can be wrong
         raise ValueError(f"dataset: {name!r} is neither a TFDS set nor a path ({_line(error)}); {advice}") from error
     if not builder.data_path.exists():
@@ -113,21 +114,21 @@ def read_tfds(name: str) -> RawData:
     cache = _cache_path(builder)
     if not cache.is_file():
         try:
-            columns = {s: _decode(builder.as_data_source(s)) for s in ("train", "test") if s in splits}
+            columns = [_decode(s, builder.as_data_source(s)) for s in ("train", "test") if s in splits]
         except Exception as error:  # a damaged record, another file format, images of several sizes
             raise ValueError(f"dataset: TFDS set {name!r} cannot be read ({_line(error)}); {advice}") from error
         cache.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        np.savez(buffer, **{f"{s}_{n}": a for s, c in columns.items() for n, a in c.items()})
+        np.savez(buffer, **dict(itertools.chain.from_iterable(columns)))
         write_atomically(cache, buffer.getvalue())
     with np.load(cache, allow_pickle=False) as arrays:
         train, test = ((arrays.get(f"{s}_images"), arrays.get(f"{s}_labels")) for s in ("train", "test"))
     return _checked(name, *train, *test, class_names=getattr(features["label"], "names", None))
 
 
-def _decode(source) -> dict[str, np.ndarray]:
+def _decode(split: str, source) -> list[tuple[str, Any]]:
     images, labels = zip(*((example["image"], example["label"]) for example in source), strict=True)
-    return {"images": np.stack(images), "labels": np.array(labels)}
+    return [(f"{split}_images", np.stack(images)), (f"{split}_labels", np.array(labels))]
 
 
 def _cache_path(builder) -> Path:

@@ -16,8 +16,10 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 img { max-width: 100%; background: white; border-radius: 4px; }
-table { border-collapse: collapse; } td, th { padding: .3rem .9rem; border-bottom: 1px solid #8884; text-align: left; }
-td { font-variant-numeric: tabular-nums; } pre { overflow-x: auto; background: #8881; padding: 1rem; border-radius: 4px; }
+table { border-collapse: collapse; }
+td, th { padding: .3rem .9rem; border-bottom: 1px solid #8884; text-align: left; }
+td { font-variant-numeric: tabular-nums; }
+pre { overflow-x: auto; background: #8881; padding: 1rem; border-radius: 4px; }
 .note { opacity: .75; }
 """
 
@@ -29,9 +31,7 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def draw_images(
-    distilled: DistilledData, mean: np.ndarray, std: np.ndarray, class_names: Sequence[str]
-) -> Figure:
+def draw_images(distilled: DistilledData, mean: np.ndarray, std: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The distilled images: a row per gradient step, a column per image, titled by its most likely class.
 
     The pixels are de-normalised and clipped to what a screen can show, [0, 1]; learned values go beyond it.

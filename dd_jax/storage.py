@@ -61,13 +61,14 @@ def save_distilled(
       meta: facts about the network and the run, JSON-serialisable.
       theta: θ₀, the weights that the images were made for.
     """
-    arrays = dict(zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True))
+    arrays: dict[str, Any] = dict(
+        zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True)
+    )
     for keys, weight in jax.tree_util.tree_flatten_with_path(theta)[0]:
         arrays[_WEIGHTS + jax.tree_util.keystr(keys, simple=True, separator="/")] = weight
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, **{name: np.asarray(a, np.float32) for name, a in arrays.items()}, meta=np.array(json.dumps(meta))
-    )
+    np.savez_compressed(buffer, **arrays, meta=np.array(json.dumps(meta)))
     write_atomically(path, buffer.getvalue())
 
 

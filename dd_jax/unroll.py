@@ -68,10 +68,10 @@ def noise(
     """
     for name, value, least in (("steps", steps, 1), ("epochs", epochs, 1), ("images_per_class", images_per_class, 1)):
         if value < least:
-            raise ValueError(f"{name}: {value} is not accepted; use {least} or more")
+            raise ValueError(f"distilled.{name}: {value} is not accepted; use {least} or more")
     for name, value in (("scale", scale), ("step_size", step_size)):
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}: {value} is not accepted; use a positive number")
+            raise ValueError(f"distilled.{name}: {value} is not accepted; use a positive number")
     classes_of_step = jnp.repeat(jnp.eye(classes), images_per_class, axis=0)
     return DistilledData(
         images=scale * jax.random.normal(key, (steps, classes * images_per_class, *image_shape)),

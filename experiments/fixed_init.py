@@ -24,7 +24,7 @@ from dd_jax.evaluation import evaluate
 from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss
 from dd_jax.networks import make_network
-from dd_jax.outer import OuterRecipe, outer_optimizer, outer_step
+from dd_jax.outer import OuterRecipe, outer_step
 from dd_jax.readers import read
 from dd_jax.report import draw_curve, draw_images, html_report, percent, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
@@ -83,15 +83,6 @@ class Config:
     workdir: Path | None = None
     """Where the run lives; runs/fixed_init/PRESET if not given."""
 
-    def __post_init__(self):
-        for name in ("steps", "epochs", "images_per_class"):
-            require(getattr(self.distilled, name) >= 1, f"distilled.{name}", getattr(self.distilled, name), "1 or more")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
-        positive("distilled.noise", self.distilled.noise)
-        positive("distilled.step_size", self.distilled.step_size)
-        positive("checkpoint_seconds", self.checkpoint_seconds)
-
 
 _OURS = {
     "digits": Config(outer=OuterRecipe(steps=600), batch_size=256, validation_fraction=0.1),
@@ -107,7 +98,7 @@ def _authors(config: Config, batches: int, step_size: float) -> Config:
     return dataclasses.replace(
         config,
         distilled=dataclasses.replace(config.distilled, noise=1.0, step_size=step_size),
-        outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None),
+        outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, samples=1),
         batch_size=1024,
     )
 
@@ -122,6 +113,15 @@ _AUTHORS = {
 PRESETS = _OURS | _AUTHORS
 
 
+def _check(config: Config) -> None:
+    """Refuses settings that nothing below would: the library checks its own arguments."""
+    require(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more")
+    if config.batch_size % config.outer.samples:
+        require(False, "batch_size", config.batch_size, f"a multiple of outer.samples ({config.outer.samples})")
+    require(config.seed >= 0, "seed", config.seed, "0 or more")
+    positive("checkpoint_seconds", config.checkpoint_seconds)
+
+
 def run(preset: str, config: Config) -> dict[str, Any]:
     """Distils, evaluates once on the test set, and writes the results.
 
@@ -132,19 +132,14 @@ def run(preset: str, config: Config) -> dict[str, Any]:
       ValueError: settings or data that cannot be used; nothing has been written then.
       experiments.runner.RunError: the loss was not finite.
     """
+    _check(config)
     workdir = _workdir(preset, config)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workdir", "checkpoint_seconds")}
-    dataset = make_dataset(
-        read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed
-    )
-    image_shape, classes = dataset.train.images.shape[1:], len(dataset.class_names)
+    dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
+    image_shape, classes = dataset.image_shape, len(dataset.class_names)
     network = make_network(config.network, image_shape, classes)
     draw_weights = initial_weights(network, config.weights.law, config.weights.gain)
-    optimizer = outer_optimizer(config.outer)
-    claim_workdir(workdir, {"experiment": "fixed_init", "preset": preset, **settings})
-
     weights_key, noise_key, batch_key = (jax.random.fold_in(jax.random.key(config.seed), i) for i in range(3))
-    theta = draw_weights(weights_key)
     distilled = noise(
         noise_key,
         image_shape,
@@ -156,14 +151,17 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         step_size=config.distilled.step_size,
     )
     loss = classification_loss(network.apply)
-    outer = outer_step(loss, optimizer)
+    outer = outer_step(loss, config.outer)
+    claim_workdir(workdir, {"experiment": "fixed_init", "preset": preset, **settings})
+
+    theta = jax.jit(draw_weights)(weights_key)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, theta, split):
         outer_state, key = state
-        batch = draw_batch(jax.random.fold_in(key, outer_state.step), split)
-        outer_state, info = outer.update(outer_state, theta, batch)
+        draw_key, update_key = jax.random.split(jax.random.fold_in(key, outer_state.step))
+        outer_state, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
         return (outer_state, key), info
 
     @jax.jit
@@ -249,7 +247,8 @@ def main(argv: list[str]) -> None:
     for when in ("before", "after"):
         known = f"   (reported by the paper: {100 * reported[when]:.1f} %)" if when in reported else ""
         print(f"test accuracy {when:>6} the steps: {percent(test[when])}{known}")
-    print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; see {_workdir(preset, config)}/report.html")
+    page = _workdir(preset, config) / "report.html"
+    print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; the report is {page}")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,13 @@ def test_evaluate_counts_every_example_once_whatever_the_chunk():
 def test_evaluate_with_a_single_logit_is_binary():
     images = np.zeros((4, 6, 6, 1), np.uint8)
     images[2:] = 255
-    raw = RawData(np.tile(images, (5, 1, 1, 1)), np.tile([0, 1, 1, 1], 5).astype(np.int32), images, np.array([0, 1, 1, 1]), ("n", "y"))
+    raw = RawData(
+        np.tile(images, (5, 1, 1, 1)),
+        np.tile([0, 1, 1, 1], 5).astype(np.int32),
+        images,
+        np.array([0, 1, 1, 1]),
+        ("n", "y"),
+    )
     data = make_dataset(raw, validation_fraction=0.2)
     score = evaluate(lambda theta, x: x.mean((1, 2)) * theta, 2.0, data.test, data.mean, data.std, 2)
     assert float(score.accuracy) == pytest.approx(0.75)

@@ -31,7 +31,13 @@ SMALL = ["digits", "--batch-size", "64", "--outer.steps", "30"]
 def start(*arguments, **options):
     command = [sys.executable, "-m", "experiments.fixed_init", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
     )
 
 
@@ -129,8 +135,8 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     assert "resuming at step 30 of 30" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("at_step", [4, 17])
-def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path, at_step):
+def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path):
+    at_step = 9
     arguments = (*SMALL, "--checkpoint-seconds", "0.001", "--workdir", tmp_path / "run")
     process, metrics, deadline = start(*arguments), tmp_path / "run" / "metrics.jsonl", time.monotonic() + 240
     while not (metrics.exists() and metrics.read_text().count('"loss"') >= at_step):
@@ -152,8 +158,10 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path, at_
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch):
-    with pytest.raises(RunError, match=r"step \d+: the loss is .* lower --outer.learning-rate or --distilled.step-size"):
-        fixed_init.main([*SMALL, "--outer.learning-rate", "1e30", "--workdir", str(tmp_path / "run")])
+    with pytest.raises(
+        RunError, match=r"step \d+: the loss is .* lower --outer.learning-rate or --distilled.step-size"
+    ):
+        fixed_init.main([*SMALL, "--distilled.step-size", "1e30", "--workdir", str(tmp_path / "run")])
     kept = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert kept == [len(lines)]
@@ -172,6 +180,7 @@ REFUSALS = [
     (["--batch-size", "-3"], "batch_size: -3 is not accepted; use 1 or more"),
     (["--distilled.steps", "0"], "distilled.steps: 0 is not accepted; use 1 or more"),
     (["--distilled.step-size", "nan"], "distilled.step_size: nan is not accepted; use a positive number"),
+    (["--batch-size", "65", "--outer.samples", "2"], "batch_size: 65 is not accepted; use a multiple of outer.samples"),
     (["--seed", "-1"], "seed: -1 is not accepted; use 0 or more"),
     (["--validation-fraction", "1"], "validation_fraction: 1.0 is not between 0 and 1"),
 ]  # fmt: skip
@@ -205,7 +214,7 @@ def test_a_workdir_with_other_things_or_that_cannot_be_written_is_refused(tmp_pa
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--seed", "-2"], ["error: ", "seed", "-2"]), (["--sead", "2"], ["--sead"]), (["--seed", "two"], ["--seed", "two"])],
+    [(["--seed", "-2"], ["error: seed: -2"]), (["--sead", "2"], ["--sead"]), (["--seed", "two"], ["--seed", "two"])],
 )
 def test_the_shell_sees_a_clear_message_and_a_failure(arguments, words):
     process = start(*arguments)
@@ -218,7 +227,12 @@ def test_the_shell_sees_a_clear_message_and_a_failure(arguments, words):
 
 def test_the_presets_state_the_authors_recipe():
     recipe = fixed_init.PRESETS["mnist_authors"]
-    assert (recipe.outer.steps, recipe.outer.learning_rate, recipe.outer.b1, recipe.outer.b2) == (23600, 0.01, 0.5, 0.999)
+    assert (recipe.outer.steps, recipe.outer.learning_rate, recipe.outer.b1, recipe.outer.b2) == (
+        23600,
+        0.01,
+        0.5,
+        0.999,
+    )
     assert (recipe.outer.halve_every, recipe.outer.clip, recipe.batch_size) == (2360, None, 1024)
     assert (recipe.distilled.noise, recipe.distilled.step_size) == (1.0, 0.02)
     assert fixed_init.PRESETS["cifar10_authors"].distilled.step_size == 0.001

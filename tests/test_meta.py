@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dd_jax.losses import classification_loss
-from dd_jax.meta import meta_gradient, outer_objective
+from dd_jax.meta import meta_gradient, outer_objective, smoothed_meta_gradient
 from dd_jax.unroll import DistilledData, noise, unroll
 
 
@@ -106,5 +106,27 @@ def test_noise_has_the_scale_labels_and_step_size_asked_for():
 )
 def test_noise_refuses_counts_and_sizes_out_of_range(name, value):
     settings = {"steps": 1, "epochs": 1, name: value}
-    with pytest.raises(ValueError, match=f"^{name}: {value}"):
+    with pytest.raises(ValueError, match=rf"^distilled\.{name}: {value}"):
         noise(jax.random.key(0), (28, 28, 1), 10, **settings)
+
+
+def test_smoothed_meta_gradient_is_the_mean_over_perturbed_images_and_shares_of_the_batch(x64, small_problem):
+    network, theta, distilled, batch = small_problem
+    loss, distilled = classification_loss(network.apply), to_jax(distilled)
+    key, scale = jax.random.key(1), 0.3
+    noise = np.array(jax.random.normal(key, (3, *distilled.images.shape), jnp.float64))
+    noise -= noise.mean(0)
+    parts = [
+        meta_gradient(
+            loss, distilled._replace(images=distilled.images + scale * noise[k]), theta, (batch[0][s], batch[1][s])
+        )
+        for k, s in enumerate([slice(0, 3), slice(3, 6), slice(6, 9)])
+    ]
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 3, *parts)
+    actual = smoothed_meta_gradient(key, loss, distilled, theta, batch, scale=scale, samples=3)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-10)
+    # Without noise the shares add up to the whole batch.
+    still = smoothed_meta_gradient(key, loss, distilled, theta, batch, scale=0.0, samples=3)
+    chex.assert_trees_all_close(still, meta_gradient(loss, distilled, theta, batch), rtol=1e-10)
+    with pytest.raises(ValueError, match=r"outer\.samples: 2 does not divide the batch size, 9"):
+        smoothed_meta_gradient(key, loss, distilled, theta, batch, scale=scale, samples=2)

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.convolution import matmul_convolution
+from dd_jax.convolution import matmul_convolution, max_pool
 from dd_jax.networks import from_flax, local_response_norm, make_network
-
 
 CONVOLUTIONS = (matmul_convolution, jax.lax.conv_general_dilated)
 
@@ -132,6 +131,21 @@ def test_matmul_convolution_hands_other_strides_on():
     numbers = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     out = matmul_convolution(x, w, (2, 2), [(0, 0)] * 2, dimension_numbers=numbers)
     np.testing.assert_array_equal(out, jnp.full((1, 4, 4, 4), 18.0))
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding"), [(8, 2, 2, 0), (9, 2, 2, 0), (9, 3, 2, 1), (7, 3, 1, 0)]
+)
+def test_max_pool_equals_flax_in_value_gradient_and_second_derivative(x64, size, window, stride, padding):
+    x, way = np.random.default_rng(0).normal(size=(2, 3, size, size, 2))
+
+    def results(pool):
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(pool(x)) ** 2))
+        return pool(x), gradient(x), jax.jvp(gradient, (x,), (way,))[1]
+
+    theirs = results(lambda x: nn.max_pool(x, (window,) * 2, (stride,) * 2, padding=((padding,) * 2,) * 2))
+    for our, their in zip(results(lambda x: max_pool(x, window, stride, padding)), theirs, strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-12)
 
 
 def test_two_classes_get_a_single_logit():

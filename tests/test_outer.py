@@ -8,23 +8,27 @@ import optax
 import pytest
 
 from dd_jax.losses import classification_loss
-from dd_jax.outer import OuterRecipe, clip_by_running_norm, outer_optimizer, outer_step
+from dd_jax.outer import OuterRecipe, clip_by_running_norm, outer_step
+
+KEY = jax.random.key(0)
 
 
 def make(small_problem, **recipe):
     network, theta, distilled, batch = small_problem
     theta, distilled, batch = jax.tree.map(jnp.asarray, (theta, distilled, batch))
-    outer = outer_step(classification_loss(network.apply), outer_optimizer(OuterRecipe(steps=300, **recipe)))
+    recipe = OuterRecipe(**{"steps": 300, "samples": 1, **recipe})
+    outer = outer_step(classification_loss(network.apply), recipe)
     return outer, outer.init(distilled), theta, batch
 
 
-def test_outer_steps_lower_the_loss_compile_once_and_leave_the_labels(small_problem):
-    outer, state, theta, batch = make(small_problem)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_outer_steps_lower_the_loss_compile_once_and_leave_the_labels(small_problem, samples):
+    outer, state, theta, batch = make(small_problem, samples=samples, smoothing=0.05)
     chex.clear_trace_counter()
     update = jax.jit(chex.assert_max_traces(outer.update, n=1), donate_argnums=0)
     labels, losses = np.asarray(state.distilled.labels), []
-    for _ in range(100):
-        state, info = update(state, theta, batch)
+    for step in range(100):
+        state, info = update(jax.random.key(step), state, theta, batch)
         losses.append(float(info.loss))
     assert losses[-1] < 0.3 * losses[0]
     assert int(state.step) == 100
@@ -33,7 +37,7 @@ def test_outer_steps_lower_the_loss_compile_once_and_leave_the_labels(small_prob
 
 def test_first_adam_step_moves_every_learned_entry_by_the_rate(small_problem):
     outer, state, theta, batch = make(small_problem, learning_rate=0.03)
-    moved, _ = outer.update(state, theta, batch)
+    moved, _ = outer.update(KEY, state, theta, batch)
     for field in ("images", "raw_step_sizes"):
         change = getattr(moved.distilled, field) - getattr(state.distilled, field)
         np.testing.assert_allclose(np.abs(change), 0.03, rtol=1e-2)
@@ -41,8 +45,8 @@ def test_first_adam_step_moves_every_learned_entry_by_the_rate(small_problem):
 
 def test_a_non_finite_batch_leaves_the_state_as_it_was(small_problem):
     outer, state, theta, (images, labels) = make(small_problem)
-    state, _ = outer.update(state, theta, (images, labels))
-    stuck, info = outer.update(state, theta, (images.at[0, 0, 0, 0].set(jnp.nan), labels))
+    state, _ = outer.update(KEY, state, theta, (images, labels))
+    stuck, info = outer.update(KEY, state, theta, (images.at[0, 0, 0, 0].set(jnp.nan), labels))
     assert not info.finite
     assert not jnp.isfinite(info.loss)
     chex.assert_trees_all_equal(stuck, state)
@@ -50,8 +54,8 @@ def test_a_non_finite_batch_leaves_the_state_as_it_was(small_problem):
 
 def test_the_rate_is_halved_as_often_as_asked(small_problem):
     outer, state, theta, batch = make(small_problem, learning_rate=0.04, halve_every=1, b1=0.0, b2=0.0, clip=None)
-    second, _ = outer.update(outer.update(state, theta, batch)[0], theta, batch)
-    first, _ = outer.update(state, theta, batch)
+    second, _ = outer.update(KEY, outer.update(KEY, state, theta, batch)[0], theta, batch)
+    first, _ = outer.update(KEY, state, theta, batch)
     # With both decays at zero Adam moves by the rate times the gradient's sign.
     np.testing.assert_allclose(np.abs(second.distilled.images - first.distilled.images), 0.02, rtol=1e-2)
 
@@ -73,8 +77,8 @@ def test_clip_by_running_norm_scales_only_outliers():
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("b1", 1.0), ("b2", -0.1),
-     ("halve_every", 0), ("clip", -1.0)],
+     ("halve_every", 0), ("clip", -1.0), ("samples", 0), ("smoothing", 0.0)],
 )  # fmt: skip
 def test_a_recipe_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^outer\.{name}: {value}"):
-        outer_optimizer(OuterRecipe(**{name: value}))
+        outer_step(lambda theta, images, labels: jnp.zeros(()), OuterRecipe(**{name: value}))

@@ -146,7 +146,7 @@ def test_folder_with_train_and_test(tmp_path):
     np.testing.assert_array_equal(raw.test_images, raw.images)
     write_classes(tmp_path / "other" / "train")
     write_classes(tmp_path / "other" / "test", names=("cat", "dog", "emu"))
-    with pytest.raises(ValueError, match="/test has the classes .*emu"):
+    with pytest.raises(ValueError, match=r"/test has the classes .*emu"):
         read(str(tmp_path / "other"))
 
 
@@ -158,7 +158,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"odd.png has the shape \(4, 4, 1\), others have \(5, 4, 1\)"):
         read(str(tmp_path))
     (tmp_path / "eel" / "odd.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="odd.png cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"odd.png cannot be read as an image"):
         read(str(tmp_path))
     with pytest.raises(ValueError, match="is no folder"):
         read(str(tmp_path / "nowhere"))
@@ -224,7 +224,7 @@ class TestTfds:
     def test_reads_what_was_written_and_again_from_the_cache(self, data_dir, monkeypatch):
         for _ in range(2):
             raw = read("tiny_shapes")
-            order = [np.flatnonzero((IMAGES == image[..., 0]).all((1, 2)))[0] for image in raw.images]
+            order = [np.flatnonzero((image[..., 0] == IMAGES).all((1, 2)))[0] for image in raw.images]
             assert sorted(order) == list(range(12))
             np.testing.assert_array_equal(raw.labels, LABELS[order])
             assert raw.test_images is not None

@@ -96,9 +96,7 @@ def test_distilled_data_come_back_as_written(tmp_path):
     np.testing.assert_allclose(back.step_sizes, 0.4, rtol=1e-5)
     assert back.step_sizes.shape == (6,)
     assert back.meta == {"network": "lenet", "names": ["é"]}
-    np.testing.assert_array_equal(
-        back.initial_weights["params/Dense_0/kernel"], theta["params"]["Dense_0"]["kernel"]
-    )
+    np.testing.assert_array_equal(back.initial_weights["params/Dense_0/kernel"], theta["params"]["Dense_0"]["kernel"])
     assert {a.dtype for a in back[:5]} == {np.dtype(np.float32)}
 
 
