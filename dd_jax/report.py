@@ -78,13 +78,16 @@ def draw_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def percent(score: Mapping[str, float] | None) -> str:
-    """``{mean, std, n}`` of fractions as "93.8 ± 0.4 % (n = 200)"; without a spread where n is 1."""
-    if score is None:
-        return "–"
+def percent(score: Mapping[str, float]) -> str:
+    """``{mean, std, n}`` of fractions as "93.80 ± 0.40 % (n = 200)"; without a spread where n is 1."""
     if score["n"] == 1:
         return f"{100 * score['mean']:.2f} %"
     return f"{100 * score['mean']:.2f} ± {100 * score['std']:.2f} % (n = {score['n']})"
+
+
+def percent_reported(fraction: float | None) -> str:
+    """A figure of the paper, or a dash where it has none."""
+    return "–" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int, pictures: Mapping[str, bytes]) -> str:
@@ -102,13 +105,12 @@ def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><tr>{head}</tr>{body}</table>"
 
-    test, reported = result["test_accuracy"], result["reported"] or {}
-    shown = {when: f"{100 * reported[when]:.1f} %" if when in reported else "–" for when in ("before", "after")}
+    test = result["test_accuracy"]
     accuracy = table(
         ("test accuracy", "measured", "reported by the paper"),
         [
-            ("before any step", percent(test["before"]), shown["before"]),
-            (f"after {len(step_sizes)} steps", percent(test["after"]), shown["after"]),
+            ("before any step", percent(test["before"]), percent_reported(result["reported_before"])),
+            (f"after {len(step_sizes)} steps", percent(test["after"]), percent_reported(result["reported"])),
         ],
     )
     epochs = [step_sizes[i : i + distinct] for i in range(0, len(step_sizes), distinct)]

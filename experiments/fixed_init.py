@@ -24,7 +24,7 @@ from dd_jax.evaluation import evaluate
 from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss
 from dd_jax.networks import make_network
-from dd_jax.outer import OuterRecipe, outer_step
+from dd_jax.outer import OuterRecipe, check_recipe, outer_step
 from dd_jax.readers import read
 from dd_jax.report import draw_curve, draw_images, html_report, percent, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
@@ -114,10 +114,13 @@ PRESETS = _OURS | _AUTHORS
 
 
 def _check(config: Config) -> None:
-    """Refuses settings that nothing below would: the library checks its own arguments."""
+    """Refuses what can be refused before reading data; the library checks the rest of its arguments itself."""
+    check_recipe(config.outer)
+    samples = config.outer.samples
     require(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more")
-    if config.batch_size % config.outer.samples:
-        require(False, "batch_size", config.batch_size, f"a multiple of outer.samples ({config.outer.samples})")
+    require(
+        config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
+    )
     require(config.seed >= 0, "seed", config.seed, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
 
@@ -185,6 +188,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
     distilled = trained.state[0].distilled
+    reported = _reported(config)
     before, after = (score(weights, dataset.test) for weights in (theta, train_on(theta, distilled)))
     result = {
         "experiment": "fixed_init",
@@ -194,8 +198,9 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         "outer_steps": config.outer.steps,
         "wall_seconds": trained.seconds,
         "test_accuracy": {"before": _one(before), "after": _one(after)},
-        "validation_accuracy": trained.metrics[-1]["validation_accuracy"],
-        "reported": _reported(config),
+        **validate(trained.state),
+        "reported": reported.get("after"),
+        "reported_before": reported.get("before"),
         "config": settings,
         "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
@@ -213,9 +218,10 @@ def _one(score) -> dict[str, float | int]:
     return {"mean": float(score.accuracy), "std": 0.0, "n": 1}
 
 
-def _reported(config: Config) -> dict[str, float] | None:
+def _reported(config: Config) -> dict[str, float]:
+    """The paper's figures for this data set and shape of distilled data; empty where it has none."""
     shape = config.distilled
-    return FIXED_INIT.get((config.dataset, shape.steps, shape.epochs, shape.images_per_class))
+    return FIXED_INIT.get((config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
 
 
 def _write(workdir, config: Config, result, distilled: DistilledData, dataset: Dataset, theta, metrics) -> None:
@@ -243,10 +249,9 @@ def main(argv: list[str]) -> None:
     """The command line of this module."""
     preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
     result = run(preset, config)
-    test, reported = result["test_accuracy"], result["reported"] or {}
-    for when in ("before", "after"):
-        known = f"   (reported by the paper: {100 * reported[when]:.1f} %)" if when in reported else ""
-        print(f"test accuracy {when:>6} the steps: {percent(test[when])}{known}")
+    for when, reported in (("before", result["reported_before"]), ("after", result["reported"])):
+        known = "" if reported is None else f"   (reported by the paper: {100 * reported:.1f} %)"
+        print(f"test accuracy {when:>6} the steps: {percent(result['test_accuracy'][when])}{known}")
     page = _workdir(preset, config) / "report.html"
     print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; the report is {page}")
 

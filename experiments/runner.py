@@ -1,12 +1,14 @@
 """What every experiment shares: the claimed work folder, the resumable loop, the command line's manners."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,20 +73,18 @@ def claim_workdir(workdir: Path, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
         else:
             held = None
-        if held is None:
-            write_json(path, settings)
-        write_atomically(workdir / ".writable", "")
+        differences = [] if held is None else _differences(held, json.loads(json.dumps(settings)))
+        if not differences:
+            write_json(path, settings)  # also on resuming: what cannot be written to is better known now
     except OSError as error:
         raise ValueError(f"workdir: {workdir} cannot be written ({error.strerror}); choose another folder") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"workdir: {path} is damaged ({error}); choose another folder") from error
-    if held is not None:
-        differences = _differences(held, json.loads(json.dumps(settings)))
-        if differences:
-            raise ValueError(
-                f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
-                "choose another --workdir, or run it with its own settings"
-            )
+    if differences:
+        raise ValueError(
+            f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
+            "choose another --workdir, or run it with its own settings"
+        )
 
 
 def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
@@ -92,6 +92,26 @@ def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
         keys = [*held, *(key for key in wanted if key not in held)]
         return [d for key in keys for d in _differences(held.get(key), wanted.get(key), f"{prefix}.{key}".lstrip("."))]
     return [] if held == wanted else [f"{prefix} is {held} there and {wanted} here"]
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[], bool]]:
+    """While open, the first interrupt or termination (a preempted machine's) is noted; a second acts as usual."""
+    seen: list[int] = []
+
+    def note(number, frame):
+        seen.append(number)
+        restore()
+
+    def restore():
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        restore()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +150,7 @@ def train(
       remedy: what to change when the loss is not finite.
 
     Raises:
-      RunError: the loss or the meta-gradient was not finite; the last good state has been saved.
+      RunError: the loss or the meta-gradient was not finite, or a signal asked to stop; the last good state is saved.
     """
     metrics_path = workdir / "metrics.jsonl"
     with checkpoints(workdir / "checkpoints") as saved:
@@ -145,7 +165,7 @@ def train(
             total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps, dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
         )  # fmt: skip
-        with metrics_path.open("a") as file, bar:
+        with metrics_path.open("a") as file, bar, signals() as signalled:
 
             def record(step: int, values: Mapping[str, float]) -> None:
                 metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
@@ -171,7 +191,8 @@ def train(
                     settle(*pending)
                 pending = (step, info)
                 validating = step % validate_every == 0 or step == steps
-                saving = time.monotonic() - last_save > checkpoint_seconds or step == steps
+                stopping = signalled()
+                saving = stopping or step == steps or time.monotonic() - last_save > checkpoint_seconds
                 if validating or saving:
                     settle(*pending)
                     pending = None
@@ -180,6 +201,8 @@ def train(
                 if saving:
                     saved.save(step, state)
                     last_save = time.monotonic()
+                if stopping:
+                    raise RunError(f"stopped after step {step} of {steps}; the same command goes on from there")
     return Trained(state, metrics, time.monotonic() - began)
 
 

@@ -1,0 +1,75 @@
+"""Keeps the runs that README.md quotes, and writes its table from them.
+
+    python -m experiments.results [RUN_DIR …]
+
+copies each finished run's result.json, distilled.npz and images.png to results/EXPERIMENT/NAME (NAME is the run's
+folder), then rewrites the table in README.md from everything under results/.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dd_jax.report import percent, percent_reported
+from dd_jax.storage import write_atomically
+from experiments.runner import run_as_script
+
+ROOT = Path(__file__).parent.parent
+KEPT = ("result.json", "distilled.npz", "images.png")
+BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
+
+
+def record(run: Path, results: Path) -> None:
+    """Copies the small files of a finished run.
+
+    Raises:
+      ValueError: the run is not finished.
+    """
+    missing = [name for name in KEPT if not (run / name).is_file()]
+    if missing:
+        raise ValueError(f"run: {run} has no {missing[0]}; use the work folder of a finished run")
+    target = results / json.loads((run / "result.json").read_text())["experiment"] / run.resolve().name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        write_atomically(target / name, (run / name).read_bytes())
+
+
+def table(results: Path) -> str:
+    """The Markdown table of every record, sorted by folder; measured figures beside the paper's."""
+    lines = [
+        "| run | data | images | GD steps | outer steps × batch | time | before | after, measured | after, reported |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(results.glob("*/*/result.json")):
+        lines.append("| " + " | ".join(_row(path, json.loads(path.read_text()))) + " |")
+    return "\n".join(lines)
+
+
+def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
+    config, test = result["config"], result["test_accuracy"]
+    shape = config["distilled"]
+    return (
+        f"[{path.parent.name}](results/{path.parent.parent.name}/{path.parent.name})",
+        result["dataset"],
+        f"{shape['images_per_class']} per class × {shape['steps']}",
+        str(shape["steps"] * shape["epochs"]),
+        f"{result['outer_steps']:,} × {config['batch_size']}",
+        f"{result['wall_seconds'] / 60:.0f} min",
+        percent(test["before"]),
+        percent(test["after"]),
+        percent_reported(result["reported"]),
+    )
+
+
+def main(argv: list[str]) -> None:
+    """The command line of this module."""
+    results, readme = ROOT / "results", ROOT / "README.md"
+    for run in argv:
+        record(Path(run), results)
+    before, rest = readme.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    write_atomically(readme, f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    run_as_script(main)

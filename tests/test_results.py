@@ -1,0 +1,50 @@
+"""The README's table comes from records, and records from finished runs."""
+
+import json
+
+import pytest
+
+from experiments import results
+
+
+def finished_run(folder, accuracy, reported):
+    folder.mkdir(parents=True)
+    content = {
+        "experiment": "fixed_init",
+        "dataset": "mnist",
+        "outer_steps": 2400,
+        "wall_seconds": 630.0,
+        "test_accuracy": {
+            "before": {"mean": 0.1, "std": 0.0, "n": 1},
+            "after": {"mean": accuracy, "std": 0.01, "n": 200},
+        },
+        "reported": reported,
+        "config": {"distilled": {"steps": 10, "epochs": 3, "images_per_class": 1}, "batch_size": 256},
+    }
+    (folder / "result.json").write_text(json.dumps(content))
+    (folder / "distilled.npz").write_bytes(b"data")
+    (folder / "images.png").write_bytes(b"picture")
+
+
+def test_the_table_holds_what_was_measured_beside_what_was_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    finished_run(tmp_path / "runs" / "b", 0.9123, None)
+    finished_run(tmp_path / "runs" / "a", 0.8, 0.966)
+    results.main([str(tmp_path / "runs" / name) for name in "ba"])
+    readme = (tmp_path / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if "results/fixed_init" in line]
+    assert [row.split("|")[-4:-1] for row in rows] == [
+        [" 10.00 % ", " 80.00 ± 1.00 % (n = 200) ", " 96.6 % "],
+        [" 10.00 % ", " 91.23 ± 1.00 % (n = 200) ", " – "],
+    ]
+    assert "2,400 × 256 | 10 min" in rows[0]
+    assert readme.startswith("before\n")
+    assert readme.endswith("\nafter\n")
+    assert "old" not in readme
+    assert (tmp_path / "results" / "fixed_init" / "a" / "images.png").read_bytes() == b"picture"
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has no result\.json"):
+        results.record(tmp_path, tmp_path / "results")
