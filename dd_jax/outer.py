@@ -29,7 +29,7 @@ class OuterRecipe:
     """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
     clip: float | None = 2.0
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
-    samples: int = 16
+    samples: int = 1
     """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
     smoothing: float = 0.2
     """Standard deviation of the perturbations at the start, in normalised pixel units; it shrinks with the rate."""

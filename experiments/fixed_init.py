@@ -84,12 +84,26 @@ class Config:
     """Where the run lives; runs/fixed_init/PRESET if not given."""
 
 
+_TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
+_HUNDRED = OuterRecipe(steps=3000, learning_rate=0.01)
 _OURS = {
-    "digits": Config(outer=OuterRecipe(steps=600), batch_size=256, validation_fraction=0.1),
-    "mnist": Config("mnist"),
-    "mnist_100": Config("mnist", distilled=Distilled(steps=10)),
-    "fashion_mnist": Config("fashion_mnist"),
-    "cifar10": Config("cifar10", "alexcifarnet", distilled=Distilled(steps=10, step_size=0.02), augment=True),
+    "digits": Config(
+        distilled=Distilled(epochs=5),
+        outer=OuterRecipe(steps=1000, learning_rate=0.03),
+        batch_size=64,
+        validation_fraction=0.1,
+    ),
+    "mnist": Config("mnist", outer=_TEN),
+    "mnist_100": Config("mnist", distilled=Distilled(steps=10, step_size=0.1), outer=_HUNDRED, batch_size=256),
+    "fashion_mnist": Config("fashion_mnist", outer=_TEN),
+    "cifar10": Config(
+        "cifar10",
+        "alexcifarnet",
+        distilled=Distilled(steps=10, step_size=0.02),
+        outer=_HUNDRED,
+        batch_size=256,
+        augment=True,
+    ),
 }
 
 
@@ -97,7 +111,7 @@ def _authors(config: Config, batches: int, step_size: float) -> Config:
     """The recipe of the paper's code: 400 epochs of ``batches`` batches of 1,024, the rate halved every 40 of them."""
     return dataclasses.replace(
         config,
-        distilled=dataclasses.replace(config.distilled, noise=1.0, step_size=step_size),
+        distilled=dataclasses.replace(config.distilled, epochs=3, noise=1.0, step_size=step_size),
         outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, samples=1),
         batch_size=1024,
     )

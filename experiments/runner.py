@@ -163,7 +163,7 @@ def train(
         last_save = time.monotonic()
         bar = tqdm.tqdm(
             total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps, dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            mininterval=0.2 if sys.stderr.isatty() else 60.0,
         )  # fmt: skip
         with metrics_path.open("a") as file, bar, signals() as signalled:
 

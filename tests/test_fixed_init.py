@@ -25,7 +25,7 @@ from experiments import fixed_init
 from experiments.runner import RunError
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["digits", "--batch-size", "64", "--outer.steps", "30"]
+SMALL = ["digits", "--distilled.epochs", "3", "--outer.steps", "30", "--outer.samples", "2"]
 
 
 def start(*arguments, **options):
