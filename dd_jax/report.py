@@ -31,17 +31,18 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def draw_images(distilled: DistilledData, mean: np.ndarray, std: np.ndarray, class_names: Sequence[str]) -> Figure:
+def draw_images(distilled: DistilledData, class_names: Sequence[str]) -> Figure:
     """The distilled images: a row per gradient step, a column per image, titled by its most likely class.
 
-    The pixels are de-normalised and clipped to what a screen can show, [0, 1]; learned values go beyond it.
+    Learned pixels go far beyond a screen's range, below black and above white; so mid-grey is zero in normalised units,
+    and black and white lie two standard deviations of the pixels shown away from it.
 
     Args:
       distilled: images ``[S, M, H, W, D]``, D = 1 or 3.
-      mean, std: ``[D]``, the normalisation.
       class_names: C names.
     """
-    images = np.clip(np.asarray(distilled.images) * std + mean, 0, 1)
+    images = np.asarray(distilled.images)
+    images = np.clip(0.5 + images / (4 * images.std() + np.finfo(np.float32).tiny), 0, 1)
     labels = np.asarray(distilled.labels).argmax(-1)
     step_sizes = np.asarray(distilled.step_sizes)
     rows, columns = images.shape[:2]

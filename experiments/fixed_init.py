@@ -250,7 +250,7 @@ def _write(workdir, config: Config, result, distilled: DistilledData, dataset: D
         "use": "for t in range(E * S): gradient descent on images[t % S], labels[t % S] with step_sizes[t], "
         "mean cross-entropy, from initial_weights (flax layout: kernels [H, W, in, out] and [in, out], NHWC images)",
     }
-    images = to_png(draw_images(distilled, dataset.mean, dataset.std, dataset.class_names))
+    images = to_png(draw_images(distilled, dataset.class_names))
     pictures = {"Distilled images": images, "Training": to_png(draw_curve(metrics))}
     page = html_report(result, np.asarray(distilled.step_sizes), config.distilled.steps, pictures)
     save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, theta)
