@@ -25,7 +25,7 @@ from experiments import fixed_init
 from experiments.runner import RunError
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["digits", "--distilled.epochs", "3", "--outer.steps", "30", "--outer.samples", "2"]
+SMALL = ["digits", "--distilled.epochs", "3", "--outer.steps", "80", "--outer.learning-rate", "0.05"]
 
 
 def start(*arguments, **options):
@@ -56,10 +56,10 @@ def finished(tmp_path_factory):
 def test_result_has_what_it_promises(finished):
     result = json.loads((finished / "result.json").read_text())
     assert result["experiment"] == "fixed_init"
-    assert (result["preset"], result["dataset"], result["seed"], result["outer_steps"]) == ("digits", "digits", 0, 30)
+    assert (result["preset"], result["dataset"], result["seed"], result["outer_steps"]) == ("digits", "digits", 0, 80)
     assert result["wall_seconds"] > 0
     assert result["reported"] is None
-    assert result["config"]["outer"]["steps"] == 30
+    assert result["config"]["outer"]["steps"] == 80
     assert result["versions"]["jax"] == jax.__version__
     for when in ("before", "after"):
         assert result["test_accuracy"][when].keys() == {"mean", "std", "n"}
@@ -68,8 +68,8 @@ def test_result_has_what_it_promises(finished):
 
 def test_metrics_have_a_line_per_step_and_a_validation_at_the_end(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
-    assert lines[-1]["step"] == 30
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 81))
+    assert lines[-1]["step"] == 80
     assert 0 < lines[-1]["validation_accuracy"] <= 1
 
 
@@ -132,7 +132,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     before = (finished / "distilled.npz").read_bytes()
     fixed_init.main([*SMALL, "--workdir", str(finished)])
     assert (finished / "distilled.npz").read_bytes() == before
-    assert "resuming at step 30 of 30" in capsys.readouterr().out
+    assert "resuming at step 80 of 80" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path):
@@ -148,13 +148,13 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path):
     again = start(*arguments)
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
-    resumed_at = int(re.findall(r"resuming at step (\d+) of 30", output)[0])
-    assert at_step - 2 <= resumed_at < 30
+    resumed_at = int(re.findall(r"resuming at step (\d+) of 80", output)[0])
+    assert at_step - 2 <= resumed_at < 80
     for name in ("images", "step_sizes"):
         ours, theirs = (getattr(load_distilled(w / "distilled.npz"), name) for w in (tmp_path / "run", finished))
         assert ours.tobytes() == theirs.tobytes()
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 81))
 
 
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch):
