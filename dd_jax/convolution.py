@@ -67,7 +67,13 @@ def _block_width(width: int, outputs: int) -> int:
     return width if width * outputs <= 256 else 1
 
 
-def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+def max_pool(
+    x: jax.Array,
+    window: int,
+    stride: int,
+    padding: int = 0,
+    maximum: Callable[[jax.Array, jax.Array], jax.Array] = jnp.maximum,
+) -> jax.Array:
     """Max-pooling over square windows, as the maximum of ``window``² strided slices.
 
     Equal maxima share the gradient, where ``flax.linen.max_pool`` gives it to the first; after a ReLU the only ties
@@ -77,18 +83,19 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
       x: ``[N, H, W, D]``.
       window: side of a window, in pixels.
       stride: pixels between windows.
-      padding: pixels of −∞ added on each side.
+      padding: pixels added on each side, less than ``window``; they repeat the edge, which leaves every maximum alone.
+      maximum: of two arrays, elementwise.
 
     Returns:
       ``[N, H', W', D]``, H' = (H + 2·padding − window) // stride + 1.
     """
     if padding:
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="edge")
 
     def along(x, axis):
         last = x.shape[axis] - window
         slices = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(window)]
-        return functools.reduce(jnp.maximum, slices)
+        return functools.reduce(maximum, slices)
 
     return along(along(x, 1), 2)
 

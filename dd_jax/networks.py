@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax.convolution import Convolution, default_convolution, max_pool
+from dd_jax.switches import switches
 from dd_jax.unroll import Params
 
 
@@ -32,16 +33,18 @@ class LeNet(nn.Module):
 
     outputs: int = 10
     convolution: Convolution | None = None
+    switch_width: float = 0.0
 
     @nn.compact
     def __call__(self, x):
+        relu, maximum = switches(self.switch_width)
         padding = 2 if x.shape[1] == 28 else 0
         for features, pad in ((6, padding), (16, 0)):
-            x = nn.relu(_conv(features, 5, pad, self.convolution)(x))
-            x = max_pool(x, 2, 2)
+            x = max_pool(_conv(features, 5, pad, self.convolution)(x), 2, 2, maximum=maximum)
+            x = relu(x)  # of the maximum is the maximum of the ReLUs, in a quarter of the work
         x = x.reshape(x.shape[0], -1)
         for features in (120, 84):
-            x = nn.relu(nn.Dense(features)(x))
+            x = relu(nn.Dense(features)(x))
         return nn.Dense(self.outputs)(x)
 
 
@@ -50,16 +53,17 @@ class AlexCifarNet(nn.Module):
 
     outputs: int = 10
     convolution: Convolution | None = None
+    switch_width: float = 0.0
 
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(_conv(64, 5, 2, self.convolution)(x))
-        x = local_response_norm(max_pool(x, 3, 2, padding=1))
-        x = nn.relu(_conv(64, 5, 2, self.convolution)(x))
-        x = max_pool(local_response_norm(x), 3, 2, padding=1)
+        relu, maximum = switches(self.switch_width)
+        x = relu(max_pool(_conv(64, 5, 2, self.convolution)(x), 3, 2, padding=1, maximum=maximum))
+        x = relu(_conv(64, 5, 2, self.convolution)(local_response_norm(x)))
+        x = max_pool(local_response_norm(x), 3, 2, padding=1, maximum=maximum)
         x = x.reshape(x.shape[0], -1)
         for features in (384, 192):
-            x = nn.relu(nn.Dense(features)(x))
+            x = relu(nn.Dense(features)(x))
         return nn.Dense(self.outputs)(x)
 
 
@@ -113,7 +117,12 @@ def from_flax(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
 
 
 def make_network(
-    name: str, image_shape: tuple[int, int, int], classes: int, convolution: Convolution | None = None
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    switch_width: float = 0.0,
+    convolution: Convolution | None = None,
 ) -> Network:
     """A network of the paper by name.
 
@@ -121,10 +130,12 @@ def make_network(
       name: ``lenet`` or ``alexcifarnet``.
       image_shape: (H, W, D) of the images it will see.
       classes: C; two classes get a single logit (see :func:`dd_jax.losses.cross_entropy`).
+      switch_width: smooths the second derivative of ReLU and max-pooling (see :func:`dd_jax.switches.switches`);
+        the network itself is the same.
       convolution: used instead of :func:`dd_jax.convolution.default_convolution`'s choice.
 
     Raises:
-      ValueError: an unknown name, an image size the network does not take, or fewer than two classes.
+      ValueError: an unknown name, an image size the network does not take, fewer than two classes, or a negative width.
     """
     if name not in _MODULES:
         raise ValueError(f"network: {name!r} is unknown; use one of {', '.join(_MODULES)}")
@@ -134,4 +145,5 @@ def make_network(
         raise ValueError(f"network: {name} takes images of {accepted} pixels, not {height}×{width}")
     if classes < 2:
         raise ValueError(f"classes: {classes} is too few; use at least 2")
-    return from_flax(_MODULES[name](outputs=1 if classes == 2 else classes, convolution=convolution), image_shape)
+    module = _MODULES[name](1 if classes == 2 else classes, convolution, switch_width)
+    return from_flax(module, image_shape)

@@ -72,6 +72,8 @@ class Config:
     outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
     batch_size: int = 1024
     """Real examples per outer step, B."""
+    switch_width: float = 0.6
+    """Smooth the second derivative of ReLU and max-pooling over so many standard deviations; 0: plain autodiff."""
     augment: bool = False
     """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
     validation_fraction: float = 1 / 12
@@ -114,6 +116,7 @@ def _authors(config: Config, batches: int, step_size: float) -> Config:
         distilled=dataclasses.replace(config.distilled, epochs=3, noise=1.0, step_size=step_size),
         outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, samples=1),
         batch_size=1024,
+        switch_width=0.0,
     )
 
 
@@ -154,7 +157,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workdir", "checkpoint_seconds")}
     dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
     image_shape, classes = dataset.image_shape, len(dataset.class_names)
-    network = make_network(config.network, image_shape, classes)
+    network = make_network(config.network, image_shape, classes, switch_width=config.switch_width)
     draw_weights = initial_weights(network, config.weights.law, config.weights.gain)
     weights_key, noise_key, batch_key = (jax.random.fold_in(jax.random.key(config.seed), i) for i in range(3))
     distilled = noise(

@@ -50,6 +50,7 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
     """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's tracebacks for a damaged checkpoint
     try:
         main(sys.argv[1:])
     except (ValueError, RunError) as error:
