@@ -35,7 +35,7 @@ def main() -> None:
     distilled = noise(noise_key, (28, 28, 1), 10, steps=1, epochs=3, step_size=0.1)
 
     def runner(convolution):
-        network = make_network("lenet", (28, 28, 1), 10, convolution)
+        network = make_network("lenet", (28, 28, 1), 10, convolution=convolution)
         theta = jax.jit(network.init)(weights_key)
         compiled = jax.jit(functools.partial(meta_gradient, classification_loss(network.apply)))
         run = functools.partial(compiled, distilled, theta, batch)

@@ -45,14 +45,13 @@ def matmul_convolution(lhs, rhs, window_strides, padding, **options) -> jax.Arra
     # tap[k, j, o] is one where input column j of a block meets output column o through the kernel's column k.
     tap = np.arange(span)[None, :, None] - np.arange(block) == np.arange(kernel_width)[:, None, None]
     band = jnp.einsum("hkio,kjq->hjiqo", rhs, tap.astype(rhs.dtype))
-    windows = [
-        lhs[:, row : row + height, column : column + (blocks - 1) * block + 1 : block]
-        for row in range(kernel_height)
-        for column in range(span)
-    ]
-    if blocks == 1:  # a block is a whole row: its columns are neighbours in memory already
-        windows = [lhs[:, row : row + height] for row in range(kernel_height)]
-    patches = jnp.concatenate([w.reshape(images * height * blocks, -1) for w in windows], axis=-1)
+    if block == 1:
+        columns = range(kernel_width)
+        windows = [lhs[:, row : row + height, c : c + width] for row in range(kernel_height) for c in columns]
+    else:  # the columns of a block are neighbours in memory: move them together
+        lhs = jnp.stack([lhs[:, :, b * block : b * block + span] for b in range(blocks)], axis=2)
+        windows = [lhs[:, row : row + height].reshape(images, height, blocks, -1) for row in range(kernel_height)]
+    patches = jnp.concatenate(windows, axis=-1).reshape(images * height * blocks, -1)
     products = jnp.dot(
         patches,
         band.reshape(kernel_height * span * inputs, block * outputs),
@@ -63,8 +62,8 @@ def matmul_convolution(lhs, rhs, window_strides, padding, **options) -> jax.Arra
 
 
 def _block_width(width: int, outputs: int) -> int:
-    """A whole row where that keeps the product narrow (the band's zeros cost little there), else one output."""
-    return width if width * outputs <= 256 else 1
+    """The widest block that divides a row and keeps the product narrow: wider, and the band is mostly zeros."""
+    return max(b for b in range(1, width + 1) if width % b == 0 and (b == 1 or b * outputs <= 96))
 
 
 def max_pool(

@@ -31,7 +31,7 @@ class OuterRecipe:
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
     samples: int = 1
     """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
-    smoothing: float = 0.2
+    smoothing: float = 0.1
     """Standard deviation of the perturbations at the start, in normalised pixel units; it shrinks with the rate."""
 
 

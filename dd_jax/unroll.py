@@ -17,11 +17,23 @@ x, y           ``batch``           a real minibatch: ``[B, H, W, D]`` and ``[B, 
 """
 
 import math
+import typing
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+
+Mode = Literal["forward_over_reverse", "nested", "remat", "plain"]
+"""How the loop is differentiated. All give the same numbers; with W the size of the weights, the backward pass keeps
+
+- ``forward_over_reverse``: the weights of every step, T·W, and differentiates each step by one JVP of its gradient;
+- ``nested``: the same step, but only about 2√T·W, for one more pass through the loop;
+- ``remat``: T·W, and differentiates the recomputed step in reverse, as JAX does it;
+- ``plain``: T·W and every activation of every step, without recomputing any; the fastest where memory is no concern.
+"""
+MODES: tuple[str, ...] = typing.get_args(Mode)
 
 Params = Any  # any pytree of arrays
 Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]
@@ -97,25 +109,88 @@ def gradient_step(loss: Loss, theta: Params, images: jax.Array, labels: jax.Arra
     return jax.tree.map(lambda w, g: w - step_size * g, theta, gradient)
 
 
-def unroll(loss: Loss, theta: Params, distilled: DistilledData) -> Params:
+class _Data(NamedTuple):
+    """What the loss of a step depends on besides θ: x̃ and ỹ of all steps, and traced values ``loss`` closed over."""
+
+    images: jax.Array
+    labels: jax.Array
+    captured: list[jax.Array]
+
+
+def _step(loss, theta, data, index, step_size):
+    images, labels = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in data[:2])
+    return gradient_step(lambda *arguments: loss(*arguments, *data.captured), theta, images, labels, step_size)
+
+
+def _step_forward(loss, theta, data, index, step_size):
+    return _step(loss, theta, data, index, step_size), (theta, data, index, step_size)
+
+
+def _step_backward(loss, kept, u):
+    """Forward over reverse: pulls u, the cotangent of the new weights, back through θ − η̃ g, g = ∇_θ ℓ.
+
+    With v all the arguments of ℓ but θ, one JVP of ∇ℓ along u on the weights (Pearlmutter 1994) gives both H u and
+    ∂_v⟨g, u⟩, and θ̄ = u − η̃ H u, v̄ = −η̃ ∂_v⟨g, u⟩, η̄ = −⟨g, u⟩.
+    """
+    theta, data, index, step_size = kept
+
+    def gradients(theta):
+        def at(theta, data):
+            images, labels = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in data[:2])
+            return loss(theta, images, labels, *data.captured)
+
+        return jax.grad(at, argnums=(0, 1))(theta, data)
+
+    (g, _), (hessian_u, mixed) = jax.jvp(gradients, (theta,), (u,))
+    theta_bar = jax.tree.map(lambda u, h: u - step_size * h, u, hessian_u)
+    return theta_bar, jax.tree.map(lambda m: -step_size * m, mixed), None, -jnp.asarray(optax.tree.vdot(g, u))
+
+
+_lean_step = jax.custom_vjp(_step, nondiff_argnums=(0,))
+_lean_step.defvjp(_step_forward, _step_backward)
+
+
+def unroll(loss: Loss, theta: Params, distilled: DistilledData, *, mode: Mode = "forward_over_reverse") -> Params:
     """Trains on the distilled data: θ_{t+1} = θ_t − η̃_t ∇_θ ℓ(x̃_{t mod S}, ỹ_{t mod S}; θ_t), t = 0 … T−1.
 
-    A pure ``lax.scan`` over weight updates, differentiable in every argument but ``loss`` (Algorithm 1, lines 6–7,
-    with several steps and epochs, section 3.4).
+    A pure ``lax.scan`` over weight updates, differentiable in every argument but ``loss``, and in what ``loss`` closes
+    over (Algorithm 1, lines 6–7, with several steps and epochs, section 3.4).
 
     Args:
       loss: ℓ, ``(theta, images, labels) -> scalar``.
       theta: θ₀, the initial weights.
       distilled: x̃, ỹ and η̃; T is the number of step sizes and need not be a multiple of S.
+      mode: how the loop is differentiated in reverse, one of ``MODES``; ``jax.jvp`` wants ``plain`` or ``remat``.
 
     Returns:
       θ_T, shaped like ``theta``.
+
+    Raises:
+      ValueError: an unknown mode.
     """
-    distinct, total = distilled.images.shape[0], distilled.raw_step_sizes.shape[0]
-    order = jnp.arange(total) % distinct
+    if mode not in MODES:
+        raise ValueError(f"mode: {mode!r} is unknown; use one of {', '.join(MODES)}")
+    images, labels, step_sizes = distilled.images, distilled.labels, distilled.step_sizes
+    loss, captured = jax.closure_convert(loss, theta, images[0], labels[0])
+    data = _Data(images, labels, captured)
+    step = _step if mode in ("plain", "remat") else _lean_step
 
-    def body(theta, step):
-        return gradient_step(loss, theta, *step), None
+    def body(theta, index_and_step_size):
+        return step(loss, theta, data, *index_and_step_size), None
 
-    steps = (distilled.images[order], distilled.labels[order], distilled.step_sizes)
-    return jax.lax.scan(body, theta, steps)[0]
+    if mode == "remat":
+        body = jax.checkpoint(body, prevent_cse=False)
+    total = step_sizes.shape[0]
+    steps = (jnp.arange(total) % images.shape[0], step_sizes)
+    return (_nested_scan if mode == "nested" else jax.lax.scan)(body, theta, steps)[0]
+
+
+def _nested_scan(body, carry, xs):
+    """``lax.scan`` without outputs that keeps √T carries, and recomputes √T more at a time (Griewank 1992)."""
+    total = jax.tree.leaves(xs)[0].shape[0]
+    length = math.isqrt(total)
+    whole = total - total % length
+    segment = jax.checkpoint(lambda carry, xs: jax.lax.scan(body, carry, xs), prevent_cse=False)
+    segments = jax.tree.map(lambda a: a[:whole].reshape(-1, length, *a.shape[1:]), xs)
+    carry, _ = jax.lax.scan(segment, carry, segments)
+    return segment(carry, jax.tree.map(lambda a: a[whole:], xs))

@@ -92,10 +92,11 @@ _OURS = {
     "digits": Config(
         distilled=Distilled(epochs=5),
         outer=OuterRecipe(steps=1000, learning_rate=0.03),
-        batch_size=64,
+        batch_size=128,
         validation_fraction=0.1,
     ),
     "mnist": Config("mnist", outer=_TEN),
+    "mnist_long": Config("mnist", outer=dataclasses.replace(_TEN, steps=8000)),
     "mnist_100": Config("mnist", distilled=Distilled(steps=10, step_size=0.1), outer=_HUNDRED, batch_size=256),
     "fashion_mnist": Config("fashion_mnist", outer=_TEN),
     "cifar10": Config(
