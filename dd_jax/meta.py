@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from dd_jax.unroll import DistilledData, Loss, Params, unroll
+from dd_jax.unroll import DistilledData, Loss, Mode, Params, unroll
 
 Batch = tuple[jax.Array, jax.Array]
+
+_CPU_CHUNK = 128  # real images at a time: their activations stay in cache
 
 
 def outer_objective(loss: Loss, distilled: DistilledData, theta: Params, batch: Batch) -> jax.Array:
@@ -23,15 +25,49 @@ def outer_objective(loss: Loss, distilled: DistilledData, theta: Params, batch: 
     return loss(unroll(loss, theta, distilled), *batch)
 
 
-def meta_gradient(loss: Loss, distilled: DistilledData, theta: Params, batch: Batch) -> tuple[jax.Array, DistilledData]:
-    """The outer objective and its exact gradient in x̃, ỹ and raw η̃, by ``jax.grad`` through the scan.
+def meta_gradient(
+    loss: Loss,
+    distilled: DistilledData,
+    theta: Params,
+    batch: Batch,
+    *,
+    mode: Mode = "forward_over_reverse",
+    chunk: int | None = None,
+) -> tuple[jax.Array, DistilledData]:
+    """The outer objective and its gradient in x̃, ỹ and raw η̃: ∇_{θ_T} ℓ(x, y; θ_T), pulled back through the loop.
 
-    Args and units as in :func:`outer_objective`.
+    The same numbers as ``jax.value_and_grad(outer_objective, argnums=1)``, the real batch taken in chunks.
+
+    Args:
+      loss, distilled, theta, batch: as in :func:`outer_objective`; ``loss`` must be a mean over its examples.
+      mode: how the loop is differentiated (see :data:`dd_jax.unroll.Mode`).
+      chunk: real examples at a time; if not given, what fits a CPU's cache there, and the whole batch elsewhere.
 
     Returns:
       The objective, and its gradient shaped like ``distilled``.
     """
-    return jax.value_and_grad(outer_objective, argnums=1)(loss, distilled, theta, batch)
+    trained, pull_back = jax.vjp(lambda distilled: unroll(loss, theta, distilled, mode=mode), distilled)
+    if chunk is None:
+        chunk = _CPU_CHUNK if jax.default_backend() == "cpu" else batch[0].shape[0]
+    value, gradient = _gradient_in_chunks(loss, trained, batch, chunk)
+    return value, pull_back(gradient)[0]
+
+
+def _gradient_in_chunks(loss, theta, batch, chunk):
+    """``jax.value_and_grad(loss)(theta, *batch)``, accumulated over chunks of the batch and a smaller last one."""
+    size = batch[0].shape[0]
+    chunk = min(chunk, size)
+    whole = size - size % chunk
+    of_chunk = jax.value_and_grad(loss)
+
+    def add(total, part):
+        share = part[0].shape[0] / size
+        return jax.tree.map(lambda t, p: t + share * p, total, of_chunk(theta, *part)), None
+
+    total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_chunk, theta, *batch))
+    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), batch)
+    total, _ = jax.lax.scan(add, total, parts)
+    return total if whole == size else add(total, jax.tree.map(lambda a: a[whole:], batch))[0]
 
 
 def smoothed_meta_gradient(
@@ -43,6 +79,7 @@ def smoothed_meta_gradient(
     *,
     scale: jax.Array | float,
     samples: int,
+    mode: Mode = "forward_over_reverse",
 ) -> tuple[jax.Array, DistilledData]:
     """The meta-gradient averaged over perturbed images, mean_k ∇L(x̃ + σ ε_k), ε_k ~ N(0, 1).
 
@@ -55,6 +92,7 @@ def smoothed_meta_gradient(
       loss, distilled, theta, batch: as in :func:`outer_objective`; ``samples`` must divide B.
       scale: σ, in normalised pixel units.
       samples: number of perturbations.
+      mode: how the loop is differentiated.
 
     Returns:
       The mean objective, and its mean gradient shaped like ``distilled``.
@@ -71,7 +109,7 @@ def smoothed_meta_gradient(
 
     def one(noise_and_share):
         noise, share = noise_and_share
-        return meta_gradient(loss, distilled._replace(images=distilled.images + noise), theta, share)
+        return meta_gradient(loss, distilled._replace(images=distilled.images + noise), theta, share, mode=mode)
 
     # One at a time keeps a CPU's caches warm; an accelerator wants them all at once.
     over_samples = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)

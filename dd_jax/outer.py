@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dd_jax.meta import Batch, meta_gradient, smoothed_meta_gradient
-from dd_jax.unroll import DistilledData, Loss, Params
+from dd_jax.unroll import DistilledData, Loss, Mode, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,13 @@ class OuterStep(NamedTuple):
     update: Callable[[jax.Array, OuterState, Params, Batch], tuple[OuterState, OuterInfo]]
 
 
-def outer_step(loss: Loss, recipe: OuterRecipe, optimizer: optax.GradientTransformation | None = None) -> OuterStep:
+def outer_step(
+    loss: Loss,
+    recipe: OuterRecipe,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    mode: Mode = "forward_over_reverse",
+) -> OuterStep:
     """Algorithm 1's loop body. Nothing is jitted here: the caller decides, and may donate the state.
 
     A step whose loss or gradient is not finite leaves the state as it was, and says so in ``OuterInfo.finite``.
@@ -135,6 +141,7 @@ def outer_step(loss: Loss, recipe: OuterRecipe, optimizer: optax.GradientTransfo
       loss: ℓ, ``(theta, images, labels) -> scalar``.
       recipe: the settings.
       optimizer: moves a ``DistilledData``, instead of :func:`outer_optimizer`'s.
+      mode: how the inner loop is differentiated (see :data:`dd_jax.unroll.Mode`).
 
     Returns:
       The pair. ``update`` takes a random key (used for the smoothing alone), the state, θ₀ and a real batch.
@@ -151,11 +158,11 @@ def outer_step(loss: Loss, recipe: OuterRecipe, optimizer: optax.GradientTransfo
 
     def update(key, state, theta, batch):
         if recipe.samples == 1:
-            value, gradient = meta_gradient(loss, state.distilled, theta, batch)
+            value, gradient = meta_gradient(loss, state.distilled, theta, batch, mode=mode)
         else:
             scale = jnp.asarray(relative(state.step)) * recipe.smoothing
             value, gradient = smoothed_meta_gradient(
-                key, loss, state.distilled, theta, batch, scale=scale, samples=recipe.samples
+                key, loss, state.distilled, theta, batch, scale=scale, samples=recipe.samples, mode=mode
             )
         norm = optax.tree.norm(gradient._replace(labels=None))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)

@@ -28,9 +28,9 @@ from dd_jax.outer import OuterRecipe, check_recipe, outer_step
 from dd_jax.readers import read
 from dd_jax.report import draw_curve, draw_images, html_report, percent, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
-from dd_jax.unroll import DistilledData, noise, unroll
+from dd_jax.unroll import DistilledData, Mode, noise, unroll
 from experiments.reported import FIXED_INIT
-from experiments.runner import claim_workdir, command_line, positive, require, run_as_script, train
+from experiments.runner import claim_workdir, command_line, memory_needed, positive, require, run_as_script, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +78,20 @@ class Config:
     """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
     validation_fraction: float = 1 / 12
     """Share of the training split held out of it for choosing settings."""
+    mode: Mode = "forward_over_reverse"
+    """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.unroll.Mode)."""
     seed: int = 0
     """Draws θ₀, the first images, the batches and the validation split."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints."""
     workdir: Path | None = None
     """Where the run lives; runs/fixed_init/PRESET if not given."""
+    plan: bool = False
+    """Only say how much memory an outer step needs, without running any."""
 
 
 _TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
-_HUNDRED = OuterRecipe(steps=3000, learning_rate=0.01)
+_HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(
         distilled=Distilled(epochs=5),
@@ -97,7 +101,7 @@ _OURS = {
     ),
     "mnist": Config("mnist", outer=_TEN),
     "mnist_long": Config("mnist", outer=dataclasses.replace(_TEN, steps=8000)),
-    "mnist_100": Config("mnist", distilled=Distilled(steps=10, step_size=0.1), outer=_HUNDRED, batch_size=256),
+    "mnist_100": Config("mnist", distilled=Distilled(steps=10, step_size=0.1), outer=_HUNDRED, batch_size=512),
     "fashion_mnist": Config("fashion_mnist", outer=_TEN),
     "cifar10": Config(
         "cifar10",
@@ -131,6 +135,9 @@ _AUTHORS = {
 PRESETS = _OURS | _AUTHORS
 
 
+_NOT_OF_THE_RESULT = ("workdir", "checkpoint_seconds", "plan")  # settings that do not change it
+
+
 def _check(config: Config) -> None:
     """Refuses what can be refused before reading data; the library checks the rest of its arguments itself."""
     check_recipe(config.outer)
@@ -143,11 +150,11 @@ def _check(config: Config) -> None:
     positive("checkpoint_seconds", config.checkpoint_seconds)
 
 
-def run(preset: str, config: Config) -> dict[str, Any]:
-    """Distils, evaluates once on the test set, and writes the results.
+def run(preset: str, config: Config) -> dict[str, Any] | None:
+    """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
 
     Returns:
-      The content of result.json.
+      The content of result.json, or None with ``config.plan``.
 
     Raises:
       ValueError: settings or data that cannot be used; nothing has been written then.
@@ -155,7 +162,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     """
     _check(config)
     workdir = _workdir(preset, config)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workdir", "checkpoint_seconds")}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
     dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
     image_shape, classes = dataset.image_shape, len(dataset.class_names)
     network = make_network(config.network, image_shape, classes, switch_width=config.switch_width)
@@ -172,8 +179,9 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         step_size=config.distilled.step_size,
     )
     loss = classification_loss(network.apply)
-    outer = outer_step(loss, config.outer)
-    claim_workdir(workdir, {"experiment": "fixed_init", "preset": preset, **settings})
+    outer = outer_step(loss, config.outer, mode=config.mode)
+    if not config.plan:
+        claim_workdir(workdir, {"experiment": "fixed_init", "preset": preset, **settings})
 
     theta = jax.jit(draw_weights)(weights_key)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
@@ -184,6 +192,12 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, outer_state.step))
         outer_state, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
         return (outer_state, key), info
+
+    state = (outer.init(distilled), batch_key)
+    compiled = update.lower(state, theta, dataset.train).compile()
+    print(memory_needed(compiled, config.mode), flush=True)
+    if config.plan:
+        return None
 
     @jax.jit
     def score(theta, split):
@@ -197,8 +211,8 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
     trained = train(
         workdir,
-        (outer.init(distilled), batch_key),
-        lambda state: update(state, theta, dataset.train),
+        state,
+        lambda state: compiled(state, theta, dataset.train),
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, config.outer.steps // 20),
@@ -267,6 +281,8 @@ def main(argv: list[str]) -> None:
     """The command line of this module."""
     preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
     result = run(preset, config)
+    if result is None:
+        return
     for when, reported in (("before", result["reported_before"]), ("after", result["reported"])):
         known = "" if reported is None else f"   (reported by the paper: {100 * reported:.1f} %)"
         print(f"test accuracy {when:>6} the steps: {percent(result['test_accuracy'][when])}{known}")

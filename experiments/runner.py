@@ -115,6 +115,15 @@ def signals() -> Iterator[Callable[[], bool]]:
         restore()
 
 
+def memory_needed(compiled: jax.stages.Compiled, mode: str) -> str:
+    """A line on the memory of a compiled outer step, by XLA's own analysis."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return "this backend does not say how much memory an outer step needs"
+    held, within = analysis.argument_size_in_bytes / 1e6, analysis.temp_size_in_bytes / 1e6
+    return f"memory: {held:.1f} MB of data and state, {within:.1f} MB more within an outer step (mode {mode})"
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """The end of a run: its last state, its metrics by line, and the seconds it took over all resumptions."""

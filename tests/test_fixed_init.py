@@ -157,6 +157,15 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path):
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 81))
 
 
+def test_the_plan_says_the_memory_and_writes_nothing(tmp_path, capsys):
+    fixed_init.main([*SMALL, "--plan", "--workdir", str(tmp_path / "run")])
+    assert re.fullmatch(
+        r"memory: \d+\.\d MB of data and state, \d+\.\d MB more within an outer step \(mode forward_over_reverse\)\n",
+        capsys.readouterr().out,
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeypatch):
     with pytest.raises(
         RunError, match=r"step \d+: the loss is .* lower --outer.learning-rate or --distilled.step-size"
@@ -181,6 +190,7 @@ REFUSALS = [
     (["--distilled.steps", "0"], "distilled.steps: 0 is not accepted; use 1 or more"),
     (["--distilled.step-size", "nan"], "distilled.step_size: nan is not accepted; use a positive number"),
     (["--batch-size", "65", "--outer.samples", "2"], "batch_size: 65 is not accepted; use a multiple of outer.samples"),
+    (["--switch-width", "-1"], "switch_width: -1.0 is not accepted; use 0 or a positive number"),
     (["--seed", "-1"], "seed: -1 is not accepted; use 0 or more"),
     (["--validation-fraction", "1"], "validation_fraction: 1.0 is not between 0 and 1"),
 ]  # fmt: skip

@@ -56,6 +56,14 @@ def test_meta_gradient_equals_central_differences(x64, small_problem, field):
     assert np.abs(numeric).min() > 0  # each entry matters, so a missing one would show
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4, 9, 100])
+def test_meta_gradient_in_chunks_equals_jax_grad_through_the_scan(x64, small_problem, chunk):
+    network, theta, distilled, batch = small_problem
+    arguments = (classification_loss(network.apply), to_jax(distilled), to_jax(theta), batch)
+    expected = jax.value_and_grad(outer_objective, argnums=1)(*arguments)
+    chex.assert_trees_all_close(meta_gradient(*arguments, chunk=chunk), expected, rtol=1e-11)
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_meta_gradient_on_linear_regression_equals_the_closed_form(x64, steps):
     """With ℓ = ½/M ‖xθ − y‖², a step is affine in θ, and the chain rule can be written out by hand."""
