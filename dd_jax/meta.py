@@ -10,7 +10,9 @@ Batch = tuple[jax.Array, jax.Array]
 _CPU_CHUNK = 128  # real images at a time: their activations stay in cache
 
 
-def outer_objective(loss: Loss, distilled: DistilledData, theta: Params, batch: Batch) -> jax.Array:
+def outer_objective(
+    loss: Loss, distilled: DistilledData, theta: Params, batch: Batch, *, mode: Mode = "forward_over_reverse"
+) -> jax.Array:
     """L(x̃, η̃; θ₀) = ℓ(x, y; θ_T): the loss on real data, after the last step on the distilled data only.
 
     Args:
@@ -18,11 +20,12 @@ def outer_objective(loss: Loss, distilled: DistilledData, theta: Params, batch: 
       distilled: x̃, ỹ and η̃.
       theta: θ₀.
       batch: real images ``[B, H, W, D]`` and labels ``[B, C]``.
+      mode: how the loop is differentiated (see :data:`dd_jax.unroll.Mode`).
 
     Returns:
       A scalar in nats.
     """
-    return loss(unroll(loss, theta, distilled), *batch)
+    return loss(unroll(loss, theta, distilled, mode=mode), *batch)
 
 
 def meta_gradient(
@@ -111,6 +114,31 @@ def smoothed_meta_gradient(
         noise, share = noise_and_share
         return meta_gradient(loss, distilled._replace(images=distilled.images + noise), theta, share, mode=mode)
 
-    # One at a time keeps a CPU's caches warm; an accelerator wants them all at once.
-    over_samples = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
-    return jax.tree.map(lambda a: jnp.mean(a, axis=0), over_samples(one, (noise, shares)))
+    return _mean_over(one, (noise, shares))
+
+
+def mean_meta_gradient(
+    loss: Loss,
+    distilled: DistilledData,
+    thetas: Params,
+    batch: Batch,
+    *,
+    mode: Mode = "forward_over_reverse",
+    chunk: int | None = None,
+) -> tuple[jax.Array, DistilledData]:
+    """The meta-gradient averaged over initial weights, for data that train any network (paper, equation 5).
+
+    Args:
+      loss, distilled, batch, mode, chunk: as in :func:`meta_gradient`.
+      thetas: θ₀ of N networks, each leaf with a leading axis N.
+
+    Returns:
+      The mean objective, and its gradient shaped like ``distilled``.
+    """
+    return _mean_over(lambda theta: meta_gradient(loss, distilled, theta, batch, mode=mode, chunk=chunk), thetas)
+
+
+def _mean_over(f, xs):
+    """The mean of ``f`` over the leading axis: in turn on a CPU, to keep its caches warm, else all at once."""
+    each = jax.lax.map(f, xs) if jax.default_backend() == "cpu" else jax.vmap(f)(xs)
+    return jax.tree.map(lambda a: jnp.mean(a, axis=0), each)

@@ -33,7 +33,7 @@ Mode = Literal["forward_over_reverse", "nested", "remat", "plain"]
 - ``remat``: T·W, and differentiates the recomputed step in reverse, as JAX does it;
 - ``plain``: T·W and every activation of every step, without recomputing any; the fastest where memory is no concern.
 """
-MODES: tuple[str, ...] = typing.get_args(Mode)
+MODES: tuple[Mode, ...] = typing.get_args(Mode)
 
 Params = Any  # any pytree of arrays
 Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]

@@ -1,0 +1,72 @@
+"""The same outer steps in PyTorch: a plain unroll, differentiated twice by its autograd."""
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+
+from benchmarks.workloads import RECIPE, Workload
+
+
+def _forward(network, theta, x):
+    def conv(name, x, padding):
+        return F.conv2d(x, theta[f"{name}/kernel"], theta[f"{name}/bias"], padding=padding)
+
+    if network == "lenet":
+        for name, padding in (("Conv_0", 2), ("Conv_1", 0)):
+            x = F.max_pool2d(F.relu(conv(name, x, padding)), 2)
+    else:
+        x = F.local_response_norm(F.max_pool2d(F.relu(conv("Conv_0", x, 2)), 3, 2, 1), 4, 0.001 / 9, 0.75, 1)
+        x = F.max_pool2d(F.local_response_norm(F.relu(conv("Conv_1", x, 2)), 4, 0.001 / 9, 0.75, 1), 3, 2, 1)
+    x = x.flatten(1)
+    for name in ("Dense_0", "Dense_1"):
+        x = F.relu(F.linear(x, theta[f"{name}/kernel"], theta[f"{name}/bias"]))
+    return F.linear(x, theta["Dense_2/kernel"], theta["Dense_2/bias"])
+
+
+def _weights(params, net: int):
+    """Our weights in PyTorch's layout: [out, in, H, W] and [out, in], flattened images channels first."""
+    theta = {}
+    channels = params["Conv_1"]["kernel"].shape[-1]
+    for layer, kinds in params.items():
+        kernel = np.asarray(kinds["kernel"][net])
+        if layer == "Dense_0":  # from H·W·C inputs to C·H·W
+            side = int((kernel.shape[0] // channels) ** 0.5)
+            kernel = kernel.reshape(side, side, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
+        kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        theta[f"{layer}/kernel"] = torch.tensor(np.ascontiguousarray(kernel), requires_grad=True)
+        theta[f"{layer}/bias"] = torch.tensor(np.asarray(kinds["bias"][net]), requires_grad=True)
+    return theta
+
+
+def _images(images):
+    return torch.tensor(np.moveaxis(np.asarray(images), -1, -3).copy())
+
+
+def step(workload: Workload, arguments):
+    """A function of no arguments that makes one outer step and returns the loss before it."""
+    distilled, thetas, (real, real_labels) = arguments
+    images = _images(distilled.images).requires_grad_()
+    raw = torch.tensor(np.asarray(distilled.raw_step_sizes)).requires_grad_()
+    labels, targets = torch.tensor(np.asarray(distilled.labels)), torch.tensor(np.asarray(real_labels))
+    batch = _images(real)
+    nets = [_weights(thetas["params"], n) for n in range(workload.nets)]
+    adam = torch.optim.Adam([images, raw], lr=RECIPE.learning_rate, betas=(RECIPE.b1, RECIPE.b2))
+
+    def run() -> float:
+        adam.zero_grad()
+        total = 0.0
+        step_sizes = F.softplus(raw)
+        for number, theta in enumerate(nets):
+            for t in range(workload.steps * workload.epochs):
+                s = t % workload.steps
+                loss = F.cross_entropy(_forward(workload.network, theta, images[s]), labels[s])
+                gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+                moved = zip(theta.items(), gradients, strict=True)
+                theta = {name: w - step_sizes[t] * g for (name, w), g in moved}
+            loss = F.cross_entropy(_forward(workload.network, theta, batch), targets) / workload.nets
+            loss.backward(inputs=[images, raw], retain_graph=number + 1 < len(nets))
+            total += loss.item()
+        adam.step()
+        return total
+
+    return run

@@ -1,0 +1,134 @@
+"""The outer steps that the benchmarks time: real batch, meta-gradient, and Adam on the distilled data.
+
+========  ============================================================================================
+W1        LeNet on 28×28×1, 1 step × 1 epoch, 10 images
+W2        LeNet, 10 steps × 3 epochs, 10 images a step, the mean over 4 nets
+W3        AlexCifarNet on 32×32×3, 10 steps × 3 epochs, 10 images a step
+W4        LeNet, 10 steps × 3 epochs, 10 images a step
+========  ============================================================================================
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dd_jax.initial_weights import initial_weights
+from dd_jax.losses import classification_loss
+from dd_jax.meta import mean_meta_gradient, meta_gradient, outer_objective
+from dd_jax.networks import from_flax, local_response_norm, make_network
+from dd_jax.outer import OuterRecipe, outer_optimizer
+from dd_jax.unroll import DistilledData, Mode, noise
+
+BATCH = 1024
+RECIPE = OuterRecipe(steps=1000, learning_rate=0.01, clip=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One outer step's shape."""
+
+    network: str
+    image_shape: tuple[int, int, int]
+    steps: int
+    epochs: int
+    nets: int = 1
+
+
+WORKLOADS = {
+    "W1": Workload("lenet", (28, 28, 1), 1, 1),
+    "W2": Workload("lenet", (28, 28, 1), 10, 3, nets=4),
+    "W3": Workload("alexcifarnet", (32, 32, 3), 10, 3),
+    "W4": Workload("lenet", (28, 28, 1), 10, 3),
+}
+
+
+def arguments(workload: Workload) -> tuple[DistilledData, Any, tuple[jax.Array, jax.Array]]:
+    """Distilled data, the weights of all nets (leading axis), and a real batch; the same for every implementation."""
+    noise_key, weights_key, batch_key = jax.random.split(jax.random.key(0), 3)
+    network = make_network(workload.network, workload.image_shape, 10)
+    thetas = jax.jit(jax.vmap(initial_weights(network)))(jax.random.split(weights_key, workload.nets))
+    distilled = noise(noise_key, workload.image_shape, 10, steps=workload.steps, epochs=workload.epochs, step_size=0.02)
+    images = jax.random.normal(batch_key, (BATCH, *workload.image_shape))
+    return distilled, thetas, (images, jnp.eye(10)[jnp.arange(BATCH) % 10])
+
+
+def ours(workload: Workload, mode: Mode = "forward_over_reverse") -> Callable:
+    """The meta-gradient of this package: ``(distilled, thetas, batch) -> (loss, gradient)``."""
+    loss = classification_loss(make_network(workload.network, workload.image_shape, 10).apply)
+
+    def gradient(distilled, thetas, batch):
+        if workload.nets == 1:
+            return meta_gradient(loss, distilled, jax.tree.map(lambda w: w[0], thetas), batch, mode=mode)
+        return mean_meta_gradient(loss, distilled, thetas, batch, mode=mode)
+
+    return gradient
+
+
+class _FlaxLeNet(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for features, padding in ((6, 2), (16, 0)):
+            x = nn.relu(nn.Conv(features, (5, 5), padding=padding)(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for features in (120, 84):
+            x = nn.relu(nn.Dense(features)(x))
+        return nn.Dense(10)(x)
+
+
+class _FlaxAlexCifarNet(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        pool = {"window_shape": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}
+        x = local_response_norm(nn.max_pool(nn.relu(nn.Conv(64, (5, 5), padding=2)(x)), **pool))
+        x = nn.max_pool(local_response_norm(nn.relu(nn.Conv(64, (5, 5), padding=2)(x))), **pool)
+        x = x.reshape(x.shape[0], -1)
+        for features in (384, 192):
+            x = nn.relu(nn.Dense(features)(x))
+        return nn.Dense(10)(x)
+
+
+def idiomatic(workload: Workload) -> Callable:
+    """What one writes first in JAX: flax convolutions, ``jax.grad`` through the scan, ``vmap`` over nets."""
+    module = _FlaxLeNet() if workload.network == "lenet" else _FlaxAlexCifarNet()
+    loss = classification_loss(from_flax(module, workload.image_shape).apply)
+
+    def mean_objective(distilled, thetas, batch):
+        def one(theta):
+            return outer_objective(loss, distilled, theta, batch, mode="plain")
+
+        return jax.vmap(one)(thetas).mean() if workload.nets > 1 else one(jax.tree.map(lambda w: w[0], thetas))
+
+    return jax.value_and_grad(mean_objective)
+
+
+def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compiled, tuple, float]:
+    """The compiled outer step, its arguments, and the seconds that tracing and compiling took."""
+    distilled, thetas, batch = arguments
+    optimizer = outer_optimizer(RECIPE)
+
+    def step(distilled, state, thetas, batch):
+        loss, direction = gradient(distilled, thetas, batch)
+        updates, state = optimizer.update(direction, state, distilled)
+        return optax.apply_updates(distilled, updates), state, loss
+
+    arguments = (distilled, optimizer.init(distilled), thetas, batch)
+    began = time.perf_counter()
+    compiled = jax.jit(step).lower(*arguments).compile()
+    return compiled, arguments, time.perf_counter() - began
+
+
+def flops(workload: Workload) -> float:
+    """The work itself: with F of a forward pass on an image, 3 F for a gradient and 6 F for pulling a step back."""
+    module = _FlaxLeNet() if workload.network == "lenet" else _FlaxAlexCifarNet()
+    network = from_flax(module, workload.image_shape)
+    theta = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((1, *workload.image_shape), jnp.float32)
+    analysis = jax.jit(network.apply).lower(theta, images).cost_analysis() or {}
+    return analysis["flops"] * workload.nets * (3 * BATCH + 9 * 10 * workload.steps * workload.epochs)
