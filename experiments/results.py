@@ -54,11 +54,15 @@ def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
         f"{shape['images_per_class']} per class × {shape['steps']}",
         str(shape["steps"] * shape["epochs"]),
         f"{result['outer_steps']:,} × {config['batch_size']}",
-        f"{result['wall_seconds'] / 60:.0f} min",
+        _duration(result["wall_seconds"]),
         percent(test["before"]),
         percent(test["after"]),
         percent_reported(result["reported"]),
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def main(argv: list[str]) -> None:
