@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import io
+import itertools
 import json
 import logging
 import math
+import re
 import signal
 import sys
 import time
@@ -35,15 +38,29 @@ def command_line(presets: Mapping[str, Config], default: str, description: str, 
       The preset's name and its configuration with the options applied.
 
     Raises:
-      ValueError: an unknown preset.
-      SystemExit: tyro's own, for an unknown option or a value of the wrong type.
+      ValueError: an unknown preset or option, or a value of the wrong type.
+      SystemExit: after ``--help``.
     """
     name, options = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (default, argv)
     if name not in presets:
         raise ValueError(f"preset: {name!r} is unknown; use one of {', '.join(presets)}")
     prog = f"python -m experiments.{Path(sys.argv[0]).stem} {name}"
     text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
-    return name, tyro.cli(type(presets[name]), default=presets[name], args=options, description=text, prog=prog)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return name, tyro.cli(type(presets[name]), default=presets[name], args=options, description=text, prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_first_paragraph(complaint.getvalue())}; --help lists what is accepted") from None
+
+
+def _first_paragraph(box: str) -> str:
+    """The message in a box that tyro draws: what stands between its title and the next rule, as one line."""
+    lines = [line.strip(" │╭╮╰╯─-.") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    words = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines[1:]))
+    return " ".join(words)
 
 
 def run_as_script(main: Callable[[list[str]], None]) -> None:

@@ -224,13 +224,14 @@ def test_a_workdir_with_other_things_or_that_cannot_be_written_is_refused(tmp_pa
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--seed", "-2"], ["error: seed: -2"]), (["--sead", "2"], ["--sead"]), (["--seed", "two"], ["--seed", "two"])],
+    [(["--seed", "-2"], ["seed: -2"]), (["--sead", "2"], ["--sead"]), (["--seed", "two"], ["--seed", "two"])],
 )
 def test_the_shell_sees_a_clear_message_and_a_failure(arguments, words):
     process = start(*arguments)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "Traceback" not in output
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
     for word in words:
         assert word in output
 
