@@ -1,23 +1,26 @@
-"""Ours against the idiomatic JAX version and a PyTorch unroll, taking turns in one process; prints the ratios.
+"""Ours against the idiomatic JAX version and a PyTorch unroll, taking turns; prints the ratios.
 
     python -m benchmarks.compare [W1 W2 W3 W4] [--rounds N] [--write]
 
-``--write`` puts the table into benchmarks/README.md. PyTorch is left out where it is not installed.
+Each lives in a process of its own, since the threads and the memory of one slow the others down. ``--write`` puts the
+table into benchmarks/README.md. PyTorch is left out where it is not installed.
 """
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.workloads import WORKLOADS, Workload, arguments, compile_step, flops, idiomatic, ours
+from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
 from dd_jax.storage import write_atomically
 
 README = Path(__file__).parent / "README.md"
@@ -26,11 +29,7 @@ HEAD = (
     "| workload | ours, s | idiomatic JAX, s | PyTorch, s | idiomatic / ours | PyTorch / ours | of the matmul rate "
     "| compile, s | loss: ours, idiomatic, PyTorch |\n|---|---|---|---|---|---|---|---|---|"
 )
-
-
-def _jax_runner(gradient, values) -> tuple[Callable[[], float], float]:
-    step, values, compile_seconds = compile_step(gradient, values)
-    return lambda: float(step(*values)[2]), compile_seconds
+KINDS = ("ours", "idiomatic", "torch") if importlib.util.find_spec("torch") else ("ours", "idiomatic")
 
 
 def _matmul_rate(size: int = 2048) -> float:
@@ -48,37 +47,60 @@ def _seconds(run: Callable) -> float:
     return time.perf_counter() - began
 
 
-def row(name: str, workload: Workload, rounds: int) -> str:
-    """Measures one workload: medians of the seconds, and of the ratios round by round."""
-    values = arguments(workload)
-    runners = {}
-    runners["ours"], compile_seconds = _jax_runner(ours(workload), values)
-    runners["idiomatic"], _ = _jax_runner(idiomatic(workload), values)
-    if importlib.util.find_spec("torch"):
+def _serve(kind: str, name: str, connection: Connection) -> None:
+    """One implementation's process: says (loss, compile seconds, matmul rate), then answers a turn with its seconds."""
+    workload = WORKLOADS[name]
+    compile_seconds = rate = 0.0
+    if kind == "torch":
         from benchmarks import torch_unroll
 
-        runners["torch"] = torch_unroll.step(workload, values)
-    losses = [f"{run():.4f}" for run in runners.values()]  # also the warm-up
-    seconds = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name_, run in runners.items():
-            seconds[name_].append(_seconds(run))
-    median = {name: f"{statistics.median(values):.3f}" for name, values in seconds.items()}
+        run = torch_unroll.step(workload, arguments(workload))
+    else:
+        gradient = ours(workload) if kind == "ours" else idiomatic(workload)
+        step, values, compile_seconds = compile_step(gradient, arguments(workload))
+        rate = _matmul_rate() if kind == "ours" else 0.0
 
-    def ratio(other):
-        pairs = zip(seconds[other], seconds["ours"], strict=True) if other in seconds else ()
+        def run():
+            return float(jax.block_until_ready(step(*values))[2])
+
+    first, _ = run(), run()  # also the warm-up
+    connection.send((first, compile_seconds, rate))
+    while connection.recv():
+        connection.send(_seconds(run))
+
+
+def row(name: str, rounds: int) -> str:
+    """Measures one workload: medians of the seconds, and of the ratios round by round."""
+    context = multiprocessing.get_context("spawn")
+    pipes, facts, seconds = {}, {}, {kind: [] for kind in KINDS}
+    for kind in KINDS:  # one after another, so that no compilation disturbs another
+        pipes[kind], theirs = context.Pipe()
+        context.Process(target=_serve, args=(kind, name, theirs), daemon=True).start()
+        facts[kind] = pipes[kind].recv()
+    for _ in range(rounds):
+        for kind, pipe in pipes.items():
+            pipe.send(True)
+            seconds[kind].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+
+    def median(kind):
+        return f"{statistics.median(seconds[kind]):.3f}" if kind in seconds else "–"
+
+    def ratio(kind):
+        pairs = zip(seconds[kind], seconds["ours"], strict=True) if kind in seconds else ()
         ratios = [a / b for a, b in pairs]
         return f"{statistics.median(ratios):.1f}" if ratios else "–"
 
-    rate = flops(workload) / min(seconds["ours"]) / _matmul_rate()
+    _, compile_seconds, rate = facts["ours"]
     cells = (
         name,
-        *(median.get(kind, "–") for kind in ("ours", "idiomatic", "torch")),
+        *(median(kind) for kind in ("ours", "idiomatic", "torch")),
         ratio("idiomatic"),
         ratio("torch"),
-        f"{rate:.2f}",
+        f"{flops(WORKLOADS[name]) / min(seconds['ours']) / rate:.2f}",
         f"{compile_seconds:.1f}",
-        ", ".join(losses),
+        ", ".join(f"{loss:.4f}" for loss, _, _ in facts.values()),
     )
     return "| " + " | ".join(cells) + " |"
 
@@ -96,7 +118,7 @@ def main() -> None:
     rows = []
     print(HEAD)
     for name in options.workloads:
-        rows.append(row(name, WORKLOADS[name], options.rounds))
+        rows.append(row(name, options.rounds))
         print(rows[-1], flush=True)
     if options.write:
         machine = (

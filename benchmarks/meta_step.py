@@ -1,6 +1,9 @@
 """Times one outer step of a workload and prints one JSON line.
 
-python -m benchmarks.meta_step {W1,W2,W3,W4} [--iters N] [--mode MODE] [--implementation {ours,idiomatic}]
+    python -m benchmarks.meta_step {W1,W2,W3,W4} [--iters N] [--mode MODE] [--convolution METHOD] [--idiomatic]
+
+``--convolution`` tries another way to compute convolutions than the backend's default; ``--idiomatic`` times what one
+writes first in JAX instead of this package.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import time
 import jax
 
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
+from dd_jax.convolution import METHODS, default_method
 from dd_jax.unroll import MODES
 
 
@@ -21,12 +25,13 @@ def main() -> None:
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--iters", type=int, default=10)
     parser.add_argument("--mode", choices=MODES, default=MODES[0])
-    parser.add_argument("--implementation", choices=("ours", "idiomatic"), default="ours")
+    parser.add_argument("--convolution", choices=METHODS, default=default_method())
+    parser.add_argument("--idiomatic", action="store_true")
     options = parser.parse_args()
     if options.iters < 1:
         parser.error(f"--iters: {options.iters} is not accepted; use 1 or more")
     workload = WORKLOADS[options.workload]
-    gradient = ours(workload, options.mode) if options.implementation == "ours" else idiomatic(workload)
+    gradient = idiomatic(workload) if options.idiomatic else ours(workload, options.mode, options.convolution)
     step, values, compile_seconds = compile_step(gradient, arguments(workload))
     loss = float(jax.block_until_ready(step(*values))[2])
     seconds = []
@@ -37,8 +42,8 @@ def main() -> None:
     analysis = step.memory_analysis()
     line = {
         "workload": options.workload,
-        "implementation": options.implementation,
-        "mode": options.mode if options.implementation == "ours" else "plain",
+        "mode": "idiomatic" if options.idiomatic else options.mode,
+        "convolution": "lax" if options.idiomatic else options.convolution,
         "median_seconds": statistics.median(seconds),
         "min_seconds": min(seconds),
         "compile_seconds": compile_seconds,

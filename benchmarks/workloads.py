@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dd_jax.convolution import Method
 from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss
 from dd_jax.meta import mean_meta_gradient, meta_gradient, outer_objective
-from dd_jax.networks import from_flax, local_response_norm, make_network
+from dd_jax.networks import from_flax, make_network
 from dd_jax.outer import OuterRecipe, outer_optimizer
 from dd_jax.unroll import DistilledData, Mode, noise
 
@@ -58,9 +59,10 @@ def arguments(workload: Workload) -> tuple[DistilledData, Any, tuple[jax.Array, 
     return distilled, thetas, (images, jnp.eye(10)[jnp.arange(BATCH) % 10])
 
 
-def ours(workload: Workload, mode: Mode = "forward_over_reverse") -> Callable:
+def ours(workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None) -> Callable:
     """The meta-gradient of this package: ``(distilled, thetas, batch) -> (loss, gradient)``."""
-    loss = classification_loss(make_network(workload.network, workload.image_shape, 10).apply)
+    network = make_network(workload.network, workload.image_shape, 10, convolution=convolution)
+    loss = classification_loss(network.apply)
 
     def gradient(distilled, thetas, batch):
         if workload.nets == 1:
@@ -82,12 +84,18 @@ class _FlaxLeNet(nn.Module):
         return nn.Dense(10)(x)
 
 
+def _local_response_norm(x):
+    channels = x.shape[-1]
+    squares = jnp.pad(x * x, ((0, 0),) * 3 + ((2, 1),))
+    return x / (1 + 0.001 / 9 / 4 * sum(squares[..., i : i + channels] for i in range(4))) ** 0.75
+
+
 class _FlaxAlexCifarNet(nn.Module):
     @nn.compact
     def __call__(self, x):
         pool = {"window_shape": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}
-        x = local_response_norm(nn.max_pool(nn.relu(nn.Conv(64, (5, 5), padding=2)(x)), **pool))
-        x = nn.max_pool(local_response_norm(nn.relu(nn.Conv(64, (5, 5), padding=2)(x))), **pool)
+        x = _local_response_norm(nn.max_pool(nn.relu(nn.Conv(64, (5, 5), padding=2)(x)), **pool))
+        x = nn.max_pool(_local_response_norm(nn.relu(nn.Conv(64, (5, 5), padding=2)(x))), **pool)
         x = x.reshape(x.shape[0], -1)
         for features in (384, 192):
             x = nn.relu(nn.Dense(features)(x))

@@ -1,69 +1,179 @@
-"""Convolution as matrix products, and pooling as maxima of slices: fast to differentiate twice.
+"""Convolution and max-pooling, by matrix products on a CPU and by XLA's own convolution elsewhere.
 
-XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of, and its window
-maximum some; products and elementwise maxima do not. ``benchmarks/convolution.py`` compares them.
+XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of; matrix products
+do not. The products here are of the kind that suits the layer:
+
+- wide to wide (32 channels or more on both sides): Winograd's minimal filtering (Winograd 1980; Lavin and Gray 2016) of
+  4×4 outputs at a time, for 5×5 kernels 6¼ times fewer multiplications than the definition;
+- narrow, and followed by 2×2 max-pooling: blocks of outputs by one product with a banded matrix, in an order that
+  makes the four members of every pool four contiguous arrays;
+- else im2col: one product of all patches with the kernel.
+
+All are the same bilinear map, made of products, slices and concatenations, so that every derivative is too. A GPU or
+TPU has convolutions of its own that are differentiated by other convolutions, so ``lax`` is the choice there; for a
+batch of small nets under ``vmap``, where those become grouped convolutions, ``matmul`` may be worth trying.
 """
 
 import functools
+import typing
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Convolution = Callable[..., jax.Array]
+from dd_jax.switches import Switches
+
+Method = Literal["matmul", "lax"]
+METHODS: tuple[Method, ...] = typing.get_args(Method)
+
+_WIDE = 32  # channels from which on Winograd's products are large enough to pay for its transforms
+_POINTS = (0, 1, -1, 2, -2, 1 / 2, -1 / 2)  # Winograd's, from the mildest on: they decide the rounding errors
+_BLOCK_OUTPUTS = 96  # of a banded product: more, and most of the band is zeros
 
 
-def matmul_convolution(lhs, rhs, window_strides, padding, **options) -> jax.Array:
-    """A drop-in for ``jax.lax.conv_general_dilated`` on NHWC images, HWIO kernels and unit strides.
+def default_method() -> Method:
+    """``matmul`` on a CPU, ``lax`` elsewhere."""
+    return "matmul" if jax.default_backend() == "cpu" else "lax"
 
-    Blocks of neighbouring outputs of a row are computed by one product with a banded matrix that holds the kernel
-    once per output, so that narrow convolutions still fill the product; a block of one is im2col. Other strides,
-    dilations and groups go to ``conv_general_dilated`` itself.
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int = 0, *, method: Method | None = None
+) -> jax.Array:
+    """Convolution with unit strides, as ``flax.linen.Conv``'s.
 
     Args:
-      lhs: ``[N, H, W, I]`` images.
-      rhs: ``[KH, KW, I, O]`` kernel.
-      window_strides: two strides; any but (1, 1) is passed on.
-      padding: two (low, high) pairs, or a name ``conv_general_dilated`` takes (passed on).
-      **options: the other arguments of ``conv_general_dilated``.
+      x: ``[N, H, W, I]``.
+      kernel: ``[K, K, I, O]``.
+      bias: ``[O]``.
+      padding: zeros added on each side, in pixels.
+      method: one of ``METHODS``; :func:`default_method`'s if not given. The same numbers up to rounding.
 
     Returns:
-      ``[N, H', W', O]``.
+      ``[N, H', W', O]``, H' = H + 2·padding − K + 1.
     """
-    dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
-    plain = all(s == 1 for s in (*window_strides, *dilations)) and options.get("feature_group_count", 1) == 1
-    if isinstance(padding, str) or not plain:
-        return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-    lhs = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-    images, in_height, in_width, _ = lhs.shape
-    kernel_height, kernel_width, inputs, outputs = rhs.shape
-    height, width = in_height - kernel_height + 1, in_width - kernel_width + 1
-    block = _block_width(width, outputs)
-    span, blocks = block + kernel_width - 1, width // block
-
-    # tap[k, j, o] is one where input column j of a block meets output column o through the kernel's column k.
-    tap = np.arange(span)[None, :, None] - np.arange(block) == np.arange(kernel_width)[:, None, None]
-    band = jnp.einsum("hkio,kjq->hjiqo", rhs, tap.astype(rhs.dtype))
-    if block == 1:
-        columns = range(kernel_width)
-        windows = [lhs[:, row : row + height, c : c + width] for row in range(kernel_height) for c in columns]
-    else:  # the columns of a block are neighbours in memory: move them together
-        lhs = jnp.stack([lhs[:, :, b * block : b * block + span] for b in range(blocks)], axis=2)
-        windows = [lhs[:, row : row + height].reshape(images, height, blocks, -1) for row in range(kernel_height)]
-    patches = jnp.concatenate(windows, axis=-1).reshape(images * height * blocks, -1)
-    products = jnp.dot(
-        patches,
-        band.reshape(kernel_height * span * inputs, block * outputs),
-        precision=options.get("precision"),
-        preferred_element_type=options.get("preferred_element_type"),
-    )
-    return products.reshape(images, height, width, outputs)
+    if (method or default_method()) == "lax":
+        pads, numbers = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=numbers) + bias
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    wide = min(kernel.shape[2:]) >= _WIDE and kernel.shape[0] + 2 <= len(_POINTS)
+    return (_winograd if wide else _im2col)(x, kernel) + bias
 
 
-def _block_width(width: int, outputs: int) -> int:
-    """The widest block that divides a row and keeps the product narrow: wider, and the band is mostly zeros."""
-    return max(b for b in range(1, width + 1) if width % b == 0 and (b == 1 or b * outputs <= 96))
+def convolution_pool_relu(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    padding: int,
+    switches: Switches,
+    *,
+    method: Method | None = None,
+) -> jax.Array:
+    """ReLU of the 2×2 max-pooled :func:`convolution`: the maximum of the ReLUs, in a quarter of the work.
+
+    Args:
+      x, kernel, bias, padding, method: as in :func:`convolution`.
+      switches: the ReLU and the maximum.
+
+    Returns:
+      ``[N, H'//2, W'//2, O]``, with H' as there.
+    """
+    block = 0
+    if (method or default_method()) == "matmul":
+        sides = [size + 2 * padding - kernel.shape[0] + 1 for size in x.shape[1:3]]
+        fits = (b for b in (4, 2) if not any(s % b for s in sides) and b * b * kernel.shape[3] <= _BLOCK_OUTPUTS)
+        block = next(fits, 0)
+    if not block:
+        x = max_pool(convolution(x, kernel, bias, padding, method=method), 2, 2, maximum=switches.maximum)
+        return switches.relu(x)
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return _banded_pool_relu(x, kernel, bias, switches, block)
+
+
+def _windows(x: jax.Array, count: int, axis: int, out: int) -> jax.Array:
+    """``x`` from 0, 1 … ``count`` − 1 on along ``axis``, that much shorter, side by side along ``out``."""
+    size = x.shape[axis] - count + 1
+    return jnp.concatenate([jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(count)], out)
+
+
+def _im2col(x, kernel):
+    size = kernel.shape[0]
+    patches = _windows(_windows(x, size, 2, 3), size, 1, 3)  # [N, H', W', K·K·I]
+    return patches @ kernel.reshape(-1, kernel.shape[3])
+
+
+def _whole_blocks(x, kernel_size, block):
+    """``[N, H, W, I]`` -> ``[N, h, block, w, block, I]``, with zeros below and on the right where they are needed."""
+    h, w = (-(-(side - kernel_size + 1) // block) + -(-(kernel_size - 1) // block) for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (0, max(0, h * block - x.shape[1])), (0, max(0, w * block - x.shape[2])), (0, 0)))
+    return x[:, : h * block, : w * block].reshape(x.shape[0], h, block, w, block, -1)
+
+
+def _winograd(x, kernel, block=4):
+    """Products of transformed tiles with the transformed kernel, one for each of the tile's points.
+
+    In one dimension y = Aᵀ[(G k) ⊙ (Bᵀ d)] for ``block`` outputs y of a kernel k on a tile d; here on both sides.
+    """
+    images, height, width, inputs = x.shape
+    size, outputs = kernel.shape[0], kernel.shape[3]
+    tile = block + size - 1
+    from_output, from_kernel, from_tile = (_both_sides(m, x.dtype) for m in _winograd_matrices(block, size))
+    x = _whole_blocks(x, size, block).transpose(2, 4, 1, 3, 0, 5)
+    reach = -(-tile // block)
+    x = _windows(_windows(x, reach, 2, 0), reach, 3, 1)[:tile, :tile]  # [tile, tile, h, w, N, I]
+    _, _, h, w, _, _ = x.shape
+    tiles = (from_tile @ x.reshape(tile**2, -1)).reshape(tile**2, -1, inputs)
+    kernels = (from_kernel @ kernel.reshape(size**2, -1)).reshape(tile**2, inputs, outputs)
+    # Two halves, since XLA gives a batch of products to one thread of a CPU, but two batches to two.
+    halves = zip(*(jax.lax.split(a, (tile**2 // 2, tile**2 - tile**2 // 2)) for a in (tiles, kernels)), strict=True)
+    products = jnp.concatenate([a @ b for a, b in halves]).reshape(tile**2, -1)
+    y = (from_output @ products).reshape(block, block, h, w, images, outputs).transpose(4, 2, 0, 3, 1, 5)
+    return y.reshape(images, h * block, w * block, outputs)[:, : height - size + 1, : width - size + 1]
+
+
+@functools.cache
+def _winograd_matrices(outputs: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aᵀ, G and Bᵀ of the Cook–Toom construction: products at points, and one at infinity (Lavin and Gray 2016)."""
+    count = outputs + size - 1
+    points = np.array(_POINTS[: count - 1])
+    others = [np.delete(points, j) for j in range(count - 1)]
+    a_t, g, b_t = np.zeros((outputs, count)), np.zeros((count, size)), np.zeros((count, count))
+    a_t[:, :-1], a_t[-1, -1] = points ** np.arange(outputs)[:, None], 1
+    g[:-1] = points[:, None] ** np.arange(size) / [[np.prod(p - o)] for p, o in zip(points, others, strict=True)]
+    g[-1, -1] = 1
+    b_t[:-1, :-1], b_t[-1] = [np.poly(o)[::-1] for o in others], np.poly(points)[::-1]
+    scale = np.abs(b_t).max(1, keepdims=True)
+    return a_t, g * scale, b_t / scale
+
+
+def _both_sides(matrix: np.ndarray, dtype) -> jax.Array:
+    """The matrix that applies ``matrix`` to the rows and to the columns of a flattened square."""
+    return jnp.asarray(np.kron(matrix, matrix), dtype)
+
+
+def _banded_pool_relu(x, kernel, bias, switches, block):
+    """Blocks of ``block``² outputs by one product; its rows are ordered (member of a pool, place in a block, O)."""
+    images, size, outputs = x.shape[0], kernel.shape[0], kernel.shape[3]
+    half, reach = block // 2, -(-(size - 1) // block) + 1
+    x = _whole_blocks(x, size, block)
+    if x.shape[5] == 1:  # the pixels of a row are neighbours in memory: [h, w, N, K]
+        x = x.transpose(1, 3, 0, 2, 4, 5).reshape(x.shape[1], x.shape[3], images, -1)
+        patches = _windows(_windows(x, reach, 1, 3), reach, 0, 3)
+        (h, w), patches = patches.shape[:2], patches.reshape(-1, patches.shape[3]).T
+    else:  # channels are: [K, h, w, N]; the barrier keeps XLA from computing the first windows again in the second
+        x = x.transpose(2, 4, 5, 1, 3, 0).reshape(-1, x.shape[1], x.shape[3], images)
+        patches = _windows(jax.lax.optimization_barrier(_windows(x, reach, 2, 0)), reach, 1, 0)
+        (h, w), patches = patches.shape[1:3], patches.reshape(patches.shape[0], -1)
+    # tap[k, A, a, p, m] is one where row a of input block A meets row 2 p + m of the output block through row k.
+    tap = np.arange(reach * block)[:, None] - np.arange(block) == np.arange(size)[:, None, None]
+    tap = tap.astype(kernel.dtype).reshape(size, reach, block, half, 2)
+    band = jnp.einsum("hAapm,wBbqn,hwio->mnpqoABabi", tap, tap, kernel).reshape(block**2 * outputs, -1)
+    y = band @ patches
+    for _ in range(2):  # the upper and lower members, then the left and right
+        y = switches.maximum(*jax.lax.split(y, (y.shape[0] // 2,) * 2))
+    y = switches.relu(y.reshape(half**2, outputs, -1) + bias[:, None]).reshape(half, half, outputs, h, w, images)
+    return y.transpose(5, 3, 0, 4, 1, 2).reshape(images, h * half, w * half, outputs)
 
 
 def max_pool(
@@ -73,10 +183,7 @@ def max_pool(
     padding: int = 0,
     maximum: Callable[[jax.Array, jax.Array], jax.Array] = jnp.maximum,
 ) -> jax.Array:
-    """Max-pooling over square windows, as the maximum of ``window``² strided slices.
-
-    Equal maxima share the gradient, where ``flax.linen.max_pool`` gives it to the first; after a ReLU the only ties
-    are at zero, where the ReLU stops it anyway.
+    """Max-pooling over square windows, as the maximum of slices.
 
     Args:
       x: ``[N, H, W, D]``.
@@ -88,17 +195,18 @@ def max_pool(
     Returns:
       ``[N, H', W', D]``, H' = (H + 2·padding − window) // stride + 1.
     """
-    if padding:
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="edge")
 
     def along(x, axis):
-        last = x.shape[axis] - window
-        slices = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(window)]
-        return functools.reduce(maximum, slices)
+        size = (x.shape[axis] + 2 * padding - window) // stride + 1
+        length = size + (window - 1) // stride  # of each phase: every ``stride``-th pixel from some first one on
+        pads = [(0, 0)] * x.ndim
+        pads[axis] = (padding, max(0, length * stride - x.shape[axis] - padding))
+        x = jax.lax.slice_in_dim(jnp.pad(x, pads, mode="edge"), 0, length * stride, axis=axis)
+        x = x.reshape(*x.shape[:axis], length, stride, *x.shape[axis + 1 :])
+        phases = [phase.squeeze(axis + 1) for phase in jax.lax.split(x, (1,) * stride, axis + 1)]
+        starts = ((i % stride, i // stride) for i in range(window))
+        return functools.reduce(
+            maximum, [jax.lax.slice_in_dim(phases[p], start, start + size, axis=axis) for p, start in starts]
+        )
 
     return along(along(x, 1), 2)
-
-
-def default_convolution() -> Convolution:
-    """Matrix products on CPU, ``jax.lax.conv_general_dilated`` elsewhere. Looked up when a network is traced."""
-    return matmul_convolution if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated

@@ -1,5 +1,7 @@
 """The outer objective and its meta-gradient (paper, equations 4 and 6; Algorithm 1, lines 8–9)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +9,7 @@ from dd_jax.unroll import DistilledData, Loss, Mode, Params, unroll
 
 Batch = tuple[jax.Array, jax.Array]
 
-_CPU_CHUNK = 128  # real images at a time: their activations stay in cache
+_CPU_CHUNK = 2**17  # pixels of real images at a time: their activations stay in cache
 
 
 def outer_objective(
@@ -51,9 +53,16 @@ def meta_gradient(
     """
     trained, pull_back = jax.vjp(lambda distilled: unroll(loss, theta, distilled, mode=mode), distilled)
     if chunk is None:
-        chunk = _CPU_CHUNK if jax.default_backend() == "cpu" else batch[0].shape[0]
+        chunk = _default_chunk(batch[0].shape)
     value, gradient = _gradient_in_chunks(loss, trained, batch, chunk)
     return value, pull_back(gradient)[0]
+
+
+def _default_chunk(shape: tuple[int, ...]) -> int:
+    """Elsewhere than on a CPU the whole batch; there the largest power of two of images within ``_CPU_CHUNK``."""
+    if jax.default_backend() != "cpu":
+        return shape[0]
+    return 1 << max(1, _CPU_CHUNK // math.prod(shape[1:])).bit_length() - 1
 
 
 def _gradient_in_chunks(loss, theta, batch, chunk):

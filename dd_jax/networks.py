@@ -1,13 +1,15 @@
 """Networks as plain ``(init, apply)`` pairs: LeNet and AlexCifarNet (paper, section 4 and its supplement)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dd_jax.convolution import Convolution, default_convolution, max_pool
+from dd_jax.convolution import METHODS, Method, convolution, convolution_pool_relu, max_pool
 from dd_jax.switches import switches
 from dd_jax.unroll import Params
 
@@ -19,32 +21,34 @@ class Network(NamedTuple):
     apply: Callable[[Params, jax.Array], jax.Array]  # weights, images [B, H, W, D] -> logits [B, C]
 
 
-def _conv(features: int, size: int, padding: int, convolution: Convolution | None) -> nn.Conv:
-    return nn.Conv(
-        features,
-        (size, size),
-        padding=[(padding, padding)] * 2,
-        conv_general_dilated=convolution or default_convolution(),
-    )
+class Conv(nn.Module):
+    """A 5×5 convolution's weights, drawn and named as ``flax.linen.Conv``'s, given to ``layer(x, kernel, bias)``."""
+
+    features: int
+    layer: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (5, 5, x.shape[-1], self.features))
+        return self.layer(x, kernel, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
 class LeNet(nn.Module):
     """LeNet: two 5×5 convolutions with 2×2 max-pooling, then 400→120→84→``outputs``; 28×28 or 32×32 images."""
 
     outputs: int = 10
-    convolution: Convolution | None = None
+    convolution: Method | None = None
     switch_width: float = 0.0
 
     @nn.compact
     def __call__(self, x):
-        relu, maximum = switches(self.switch_width)
-        padding = 2 if x.shape[1] == 28 else 0
-        for features, pad in ((6, padding), (16, 0)):
-            x = max_pool(_conv(features, 5, pad, self.convolution)(x), 2, 2, maximum=maximum)
-            x = relu(x)  # of the maximum is the maximum of the ReLUs, in a quarter of the work
+        switch = switches(self.switch_width)
+        for features, padding in ((6, 2 if x.shape[1] == 28 else 0), (16, 0)):
+            layer = partial(convolution_pool_relu, padding=padding, switches=switch, method=self.convolution)
+            x = Conv(features, layer)(x)
         x = x.reshape(x.shape[0], -1)
         for features in (120, 84):
-            x = relu(nn.Dense(features)(x))
+            x = switch.relu(nn.Dense(features)(x))
         return nn.Dense(self.outputs)(x)
 
 
@@ -52,14 +56,15 @@ class AlexCifarNet(nn.Module):
     """AlexCifarNet, after cuda-convnet: two 5×5×64 convolutions with normalisation, 4096→384→192→``outputs``; 32×32."""
 
     outputs: int = 10
-    convolution: Convolution | None = None
+    convolution: Method | None = None
     switch_width: float = 0.0
 
     @nn.compact
     def __call__(self, x):
         relu, maximum = switches(self.switch_width)
-        x = relu(max_pool(_conv(64, 5, 2, self.convolution)(x), 3, 2, padding=1, maximum=maximum))
-        x = relu(_conv(64, 5, 2, self.convolution)(local_response_norm(x)))
+        layer = partial(convolution, padding=2, method=self.convolution)
+        x = relu(max_pool(Conv(64, layer)(x), 3, 2, padding=1, maximum=maximum))
+        x = relu(Conv(64, layer)(local_response_norm(x)))
         x = max_pool(local_response_norm(x), 3, 2, padding=1, maximum=maximum)
         x = x.reshape(x.shape[0], -1)
         for features in (384, 192):
@@ -81,10 +86,10 @@ def local_response_norm(
     Returns:
       An array like ``x``.
     """
-    channels = x.shape[-1]
-    squares = jnp.pad(x * x, [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)])
-    total = sum(squares[..., i : i + channels] for i in range(size))
-    return x / (k + alpha / size * total) ** beta
+    ahead = np.arange(x.shape[-1])[:, None] - np.arange(x.shape[-1])  # of channel c′ to channel c
+    window = (-(size // 2) <= ahead) & (ahead <= (size - 1) // 2)
+    total = (x * x) @ window.astype(x.dtype)  # XLA's CPU code for the derivatives of shifted sums is slow
+    return x * jnp.exp(-beta * jnp.log(k + alpha / size * total))
 
 
 IMAGE_SIZES = {"lenet": (28, 32), "alexcifarnet": (32,)}
@@ -122,7 +127,7 @@ def make_network(
     classes: int,
     *,
     switch_width: float = 0.0,
-    convolution: Convolution | None = None,
+    convolution: Method | None = None,
 ) -> Network:
     """A network of the paper by name.
 
@@ -132,10 +137,12 @@ def make_network(
       classes: C; two classes get a single logit (see :func:`dd_jax.losses.cross_entropy`).
       switch_width: smooths the second derivative of ReLU and max-pooling (see :func:`dd_jax.switches.switches`);
         the network itself is the same.
-      convolution: used instead of :func:`dd_jax.convolution.default_convolution`'s choice.
+      convolution: how convolutions are computed, one of ``dd_jax.convolution.METHODS``; what suits the backend if not
+        given.
 
     Raises:
-      ValueError: an unknown name, an image size the network does not take, fewer than two classes, or a negative width.
+      ValueError: an unknown name or convolution, an image size the network does not take, fewer than two classes, or a
+        negative width.
     """
     if name not in _MODULES:
         raise ValueError(f"network: {name!r} is unknown; use one of {', '.join(_MODULES)}")
@@ -143,6 +150,8 @@ def make_network(
     if height != width or height not in IMAGE_SIZES[name]:
         accepted = " or ".join(f"{size}×{size}" for size in IMAGE_SIZES[name])
         raise ValueError(f"network: {name} takes images of {accepted} pixels, not {height}×{width}")
+    if convolution is not None and convolution not in METHODS:
+        raise ValueError(f"convolution: {convolution!r} is unknown; use one of {', '.join(METHODS)}")
     if classes < 2:
         raise ValueError(f"classes: {classes} is too few; use at least 2")
     module = _MODULES[name](1 if classes == 2 else classes, convolution, switch_width)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 
 class Switches(NamedTuple):
-    """The piecewise linear functions of a network, elementwise."""
+    """The piecewise linear functions of a network, elementwise; of equal arguments, the first gets the gradient."""
 
     relu: Callable[[jax.Array], jax.Array]  # max(x, 0)
     maximum: Callable[[jax.Array, jax.Array], jax.Array]  # max(x, y)
@@ -29,7 +29,8 @@ def switches(width: float) -> Switches:
 
     Args:
       width: standard deviation of the Gaussian, in units of the standard deviation, over the whole array, of the
-        ReLU's input or the maximum's difference y − x; 0 gives JAX's own functions, whose second derivative is zero.
+        ReLU's input or the maximum's difference y − x; 0 gives a second derivative of zero, as automatic
+        differentiation does.
 
     Raises:
       ValueError: a width that is negative or not finite.
@@ -37,8 +38,19 @@ def switches(width: float) -> Switches:
     if not (math.isfinite(width) and width >= 0):
         raise ValueError(f"switch_width: {width} is not accepted; use 0 or a positive number")
     if width == 0:
-        return Switches(jax.nn.relu, jnp.maximum)
+        return Switches(jax.nn.relu, _first_maximum)
     return Switches(functools.partial(_relu, width), functools.partial(_maximum, width))
+
+
+@jax.custom_jvp
+def _first_maximum(x, y):
+    return jnp.maximum(x, y)
+
+
+@_first_maximum.defjvp
+def _first_maximum_jvp(primals, tangents):
+    (x, y), (dx, dy) = primals, tangents
+    return _first_maximum(x, y), jnp.where(y > x, dy, dx)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -23,7 +23,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 Mode = Literal["forward_over_reverse", "nested", "remat", "plain"]
 """How the loop is differentiated. All give the same numbers; with W the size of the weights, the backward pass keeps
@@ -129,21 +128,21 @@ def _step_forward(loss, theta, data, index, step_size):
 def _step_backward(loss, kept, u):
     """Forward over reverse: pulls u, the cotangent of the new weights, back through θ − η̃ g, g = ∇_θ ℓ.
 
-    With v all the arguments of ℓ but θ, one JVP of ∇ℓ along u on the weights (Pearlmutter 1994) gives both H u and
-    ∂_v⟨g, u⟩, and θ̄ = u − η̃ H u, v̄ = −η̃ ∂_v⟨g, u⟩, η̄ = −⟨g, u⟩.
+    With v all the arguments of ℓ but θ, one JVP of ℓ and ∇ℓ along u on the weights (Pearlmutter 1994) gives ⟨g, u⟩, H u
+    and ∂_v⟨g, u⟩, and θ̄ = u − η̃ H u, v̄ = −η̃ ∂_v⟨g, u⟩, η̄ = −⟨g, u⟩. That ⟨g, u⟩ is the slope of ℓ along u spares g.
     """
     theta, data, index, step_size = kept
 
-    def gradients(theta):
+    def value_and_gradients(theta):
         def at(theta, data):
             images, labels = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in data[:2])
             return loss(theta, images, labels, *data.captured)
 
-        return jax.grad(at, argnums=(0, 1))(theta, data)
+        return jax.value_and_grad(at, argnums=(0, 1))(theta, data)
 
-    (g, _), (hessian_u, mixed) = jax.jvp(gradients, (theta,), (u,))
+    slope, (hessian_u, mixed) = jax.jvp(value_and_gradients, (theta,), (u,))[1]
     theta_bar = jax.tree.map(lambda u, h: u - step_size * h, u, hessian_u)
-    return theta_bar, jax.tree.map(lambda m: -step_size * m, mixed), None, -jnp.asarray(optax.tree.vdot(g, u))
+    return theta_bar, jax.tree.map(lambda m: -step_size * m, mixed), None, -slope
 
 
 _lean_step = jax.custom_vjp(_step, nondiff_argnums=(0,))

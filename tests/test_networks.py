@@ -1,17 +1,20 @@
-"""Networks layer by layer, and convolution as matrix products, against their definitions."""
+"""Networks layer by layer, and every way to compute a convolution, against their definitions."""
 
-import functools
+from functools import partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.convolution import matmul_convolution, max_pool
+from dd_jax.convolution import METHODS, convolution, convolution_pool_relu, max_pool
+from dd_jax.losses import classification_loss
+from dd_jax.meta import meta_gradient
 from dd_jax.networks import from_flax, local_response_norm, make_network
-
-CONVOLUTIONS = (matmul_convolution, jax.lax.conv_general_dilated)
+from dd_jax.switches import switches
+from dd_jax.unroll import DistilledData
 
 
 def draw(network, seed=0):
@@ -47,10 +50,8 @@ def reference_convolution(x, layer, padding):
 def reference_pool(x, size, stride, padding):
     """Max-pooling by plain loops over windows."""
     x = np.pad(np.asarray(x), ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
-    positions = range(0, x.shape[1] - size + 1, stride)
-    return np.stack(
-        [np.stack([x[:, i : i + size, j : j + size].max((1, 2)) for j in positions], 1) for i in positions], 1
-    )
+    rows, columns = (range(0, side - size + 1, stride) for side in x.shape[1:3])
+    return np.stack([np.stack([x[:, i : i + size, j : j + size].max((1, 2)) for j in columns], 1) for i in rows], 1)
 
 
 def reference_lrn(x):
@@ -102,35 +103,91 @@ def test_local_response_norm_with_a_visible_alpha():
     np.testing.assert_allclose(local_response_norm(jnp.array(x), alpha=2.0), x / (1 + 0.5 * total) ** 0.75, rtol=1e-6)
 
 
+def through_second_derivatives(f, arguments, ways):
+    """The value of ``f``, the gradient of a nonlinear function of it, and that gradient's derivative along ``ways``."""
+    gradient = jax.grad(lambda *arguments: jnp.sum(jnp.sin(f(*arguments))), argnums=range(len(arguments)))
+    return jax.jit(lambda: (f(*arguments), *gradient(*arguments), *jax.jvp(gradient, arguments, ways)[1]))()
+
+
 @pytest.mark.parametrize(
-    ("height", "width", "inputs", "outputs", "padding"), [(9, 11, 2, 3, 2), (8, 8, 3, 64, 0), (7, 9, 1, 40, 1)]
+    ("height", "width", "kernel", "inputs", "outputs", "padding"),
+    [(9, 11, 5, 2, 3, 2), (8, 8, 3, 3, 40, 0), (16, 16, 5, 32, 32, 2), (11, 6, 5, 33, 40, 1), (9, 7, 3, 32, 32, 1)],
 )
-def test_matmul_convolution_equals_lax_in_value_gradient_and_second_derivative(
-    x64, height, width, inputs, outputs, padding
+def test_convolution_equals_flax_in_value_gradient_and_second_derivative(
+    x64, height, width, kernel, inputs, outputs, padding
 ):
     rng = np.random.default_rng(0)
-    x, x_way = rng.normal(size=(2, 3, height, width, inputs))
-    w, w_way = rng.normal(size=(2, 5, 5 if height > 5 else 3, inputs, outputs))
-    options = {"dimension_numbers": jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))}
+    shapes = (3, height, width, inputs), (kernel, kernel, inputs, outputs), (outputs,)
+    arguments, ways = (tuple(rng.normal(size=shape) for shape in shapes) for _ in range(2))
 
-    def results(convolution):
-        def value(x, w):
-            return jnp.sum(jnp.sin(convolution(x, w, (1, 1), [(padding, padding)] * 2, **options)))
+    def flax(x, kernel, bias):
+        layer = nn.Conv(outputs, kernel.shape[:2], padding=padding, param_dtype=jnp.float64)
+        return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
 
-        gradient = jax.grad(value, argnums=(0, 1))
-        second = jax.jvp(gradient, (x, w), (x_way, w_way))[1]
-        return convolution(x, w, (1, 1), [(padding, padding)] * 2, **options), *gradient(x, w), *second
-
-    ours_and_theirs = (jax.jit(functools.partial(results, c))() for c in CONVOLUTIONS)
-    for ours, theirs in zip(*ours_and_theirs, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    theirs = through_second_derivatives(flax, arguments, ways)
+    for method in METHODS:
+        ours = through_second_derivatives(partial(convolution, padding=padding, method=method), arguments, ways)
+        for our, their in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(our, their, rtol=1e-8, atol=1e-8)
 
 
-def test_matmul_convolution_hands_other_strides_on():
-    x, w = jnp.ones((1, 9, 9, 2)), jnp.ones((3, 3, 2, 4))
-    numbers = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-    out = matmul_convolution(x, w, (2, 2), [(0, 0)] * 2, dimension_numbers=numbers)
-    np.testing.assert_array_equal(out, jnp.full((1, 4, 4, 4), 18.0))
+@pytest.mark.parametrize(
+    ("height", "width", "inputs", "outputs", "padding"),
+    [(28, 28, 1, 6, 2), (14, 14, 6, 16, 0), (10, 8, 3, 2, 2), (9, 11, 2, 3, 1), (8, 8, 2, 40, 2)],
+)
+@pytest.mark.parametrize("width_of_switch", [0.0, 0.5])
+def test_convolution_pool_relu_is_the_three_one_after_another(
+    x64, height, width, inputs, outputs, padding, width_of_switch
+):
+    rng = np.random.default_rng(0)
+    shapes = (2, height, width, inputs), (5, 5, inputs, outputs), (outputs,)
+    arguments, ways = (tuple(rng.normal(size=shape) for shape in shapes) for _ in range(2))
+    switch = switches(width_of_switch)
+
+    def plain(x, kernel, bias):
+        y = convolution(x, kernel, bias, padding, method="lax")
+        return switch.relu(max_pool(y, 2, 2, maximum=switch.maximum))
+
+    theirs = through_second_derivatives(plain, arguments, ways)
+    if not width_of_switch:
+        y = reference_convolution(arguments[0], {"kernel": arguments[1], "bias": arguments[2]}, padding)
+        np.testing.assert_allclose(theirs[0], np.maximum(reference_pool(y, 2, 2, 0), 0), rtol=1e-12)
+    for method in METHODS:
+        layer = partial(convolution_pool_relu, padding=padding, switches=switch, method=method)
+        for our, their in zip(through_second_derivatives(layer, arguments, ways), theirs, strict=True):
+            np.testing.assert_allclose(our, their, rtol=1e-8, atol=1e-8)
+
+
+def test_winograd_s_rounding_errors_in_float32_are_small():
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (jnp.float32(rng.normal(size=s)) for s in ((8, 16, 16, 64), (5, 5, 64, 64), (64,)))
+    ours, theirs = (convolution(x, kernel, bias, 2, method=method) for method in METHODS)
+    assert 0 < np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("network", ["lenet", "alexcifarnet"])
+def test_networks_give_the_same_meta_gradient_by_every_method(x64, network):
+    shape = (28, 28, 1) if network == "lenet" else (32, 32, 3)
+    rng = np.random.default_rng(0)
+    distilled = DistilledData(rng.normal(size=(2, 3, *shape)), np.stack([np.eye(10)[:3]] * 2), np.full(4, -3.0))
+    batch = (rng.normal(size=(5, *shape)), np.eye(10)[:5])
+    networks = [make_network(network, shape, 10, convolution=method) for method in METHODS]
+    theta = draw(networks[0])
+    gradients = (
+        jax.jit(partial(meta_gradient, classification_loss(net.apply)))(distilled, theta, batch) for net in networks
+    )
+    chex.assert_trees_all_close(*gradients, rtol=1e-7, atol=1e-10)
+
+
+def test_ties_in_a_pool_give_the_gradient_to_one_of_them():
+    """A constant background makes all four members of a pool equal, and its gradient must not be counted four times."""
+    x, kernel, bias = jnp.ones((1, 12, 12, 1)), jnp.ones((5, 5, 1, 2)), jnp.zeros(2)
+    for method in METHODS:
+        layer = partial(convolution_pool_relu, padding=0, switches=switches(0.0), method=method)
+        slope = jax.grad(lambda bias, layer=layer: jnp.sum(layer(x, kernel, bias)))(bias)
+        np.testing.assert_array_equal(slope, [16.0, 16.0])
+        slope = jax.grad(lambda kernel, layer=layer: jnp.sum(layer(x, kernel, bias)))(kernel)
+        np.testing.assert_array_equal(slope, np.full(kernel.shape, 16.0))
 
 
 @pytest.mark.parametrize(
@@ -176,3 +233,8 @@ def test_a_network_with_changing_state_is_refused():
 def test_an_unknown_network_or_a_wrong_size_is_refused(name, shape, classes, message):
     with pytest.raises(ValueError, match=message):
         make_network(name, shape, classes)
+
+
+def test_an_unknown_convolution_is_refused():
+    with pytest.raises(ValueError, match=r"^convolution: 'fft' is unknown; use one of matmul, lax"):
+        make_network("lenet", (28, 28, 1), 10, convolution="fft")  # type: ignore[arg-type]
