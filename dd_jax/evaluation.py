@@ -1,15 +1,22 @@
-"""Accuracy and loss of given weights on a whole split."""
+"""Evaluation: what networks trained on distilled data make of a real split (paper, section 4).
 
-from collections.abc import Callable
-from typing import NamedTuple
+A network is drawn, trained as :class:`Training` says, and scored at the numbers of steps asked for;
+:func:`evaluate_nets` does so for many, held out by their keys. All pure; jit at the edge.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dd_jax.data import Split, normalise
 from dd_jax.losses import Criterion, cross_entropy, predictions
-from dd_jax.unroll import Params
+from dd_jax.unroll import DistilledData, Loss, Params
 
 
 class Score(NamedTuple):
@@ -30,7 +37,7 @@ def evaluate(
     criterion: Criterion = cross_entropy,
     chunk: int = 250,
 ) -> Score:
-    """Scores a network on every example of a split, ``chunk`` at a time. Pure; jit it at the edge.
+    """Scores a network on every example of a split, ``chunk`` at a time.
 
     Args:
       apply: ``(theta, images [B, H, W, D]) -> logits``.
@@ -42,11 +49,174 @@ def evaluate(
       chunk: examples in memory at a time.
     """
 
-    def example(image_and_label):
-        image, label = image_and_label
-        logits = apply(theta, normalise(image, mean, std)[None])
-        labels = jax.nn.one_hot(label, classes)[None]
-        return predictions(logits)[0] == label, criterion(logits, labels)
+    def score(images, labels):
+        logits = apply(theta, normalise(images, mean, std))
+        losses = jax.vmap(lambda logit, label: criterion(logit[None], label[None]))
+        return jnp.sum(predictions(logits) == labels), jnp.sum(losses(logits, jax.nn.one_hot(labels, classes)))
 
-    correct, loss = jax.lax.map(example, (split.images, split.labels), batch_size=chunk)
-    return Score(jnp.mean(correct, dtype=jnp.float32), jnp.mean(loss))
+    size = split.labels.shape[0]
+    whole = size - size % chunk
+    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), split)
+    correct, loss = (jnp.sum(total) for total in jax.lax.map(lambda part: score(*part), parts))
+    if whole < size:
+        of_rest = score(*jax.tree.map(lambda a: a[whole:], split))
+        correct, loss = correct + of_rest[0], loss + of_rest[1]
+    return Score(correct / size, loss / size)
+
+
+Order = Literal["stored", "shuffled", "minibatch"]
+Optimizer = Literal["stored", "sgd", "adam"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network is trained on distilled data. The default is what they were made for."""
+
+    optimizer: Optimizer = "stored"
+    """stored: gradient descent with the stored step sizes; sgd, adam: with ``learning_rate``, as a stranger would."""
+    learning_rate: float | None = None
+    """For sgd and adam."""
+    order: Order = "stored"
+    """stored: step after step; shuffled: an epoch's steps in random order; minibatch: images of all steps mixed."""
+    batch_size: int | None = None
+    """Images of a minibatch; as many as in a stored step if not given."""
+    epochs: int | None = None
+    """Passes over the data; as many as they were made for if not given. Beyond those, the step sizes of the last stored
+    epoch are repeated."""
+
+
+def check_training(training: Training, distilled: DistilledData) -> None:
+    """Raises ``ValueError``, naming the setting, its value and what is accepted, if one does not fit."""
+    images = math.prod(distilled.images.shape[:2])
+    rate, size, epochs = training.learning_rate, training.batch_size, training.epochs
+    if (training.optimizer == "stored") != (rate is None):
+        wanted = "leave it out" if training.optimizer == "stored" else "give one"
+        raise ValueError(f"training.learning_rate: {rate} with the optimizer {training.optimizer!r}; {wanted}")
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"training.learning_rate: {rate} is not accepted; use a positive number")
+    if size is not None and (training.order != "minibatch" or not 1 <= size <= images):
+        raise ValueError(f"training.batch_size: {size} is not accepted; use 1 … {images}, with the order 'minibatch'")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"training.epochs: {epochs} is not accepted; use 1 or more")
+    if training.optimizer == "stored" and training.order == "minibatch":
+        raise ValueError("training.order: 'minibatch' has no stored step sizes; use the optimizer 'sgd' or 'adam'")
+
+
+def steps_of(training: Training, distilled: DistilledData) -> int:
+    """T, the gradient steps that a training makes."""
+    if training.epochs is None:
+        return distilled.raw_step_sizes.shape[0]
+    count, images = distilled.images.shape[:2]
+    per_epoch = count * images // training.batch_size if training.batch_size else count
+    return per_epoch * training.epochs
+
+
+def train_and_score(
+    key: jax.Array,
+    loss: Loss,
+    theta: Params,
+    distilled: DistilledData,
+    training: Training,
+    score: Callable[[Params], Score],
+    at: Sequence[int],
+) -> Score:
+    """Trains one network and scores it after each of ``at`` steps.
+
+    Args:
+      key: draws the order, where it is random.
+      loss: ℓ, ``(theta, images, labels) -> scalar``.
+      theta: θ₀.
+      distilled: x̃, ỹ and η̃.
+      training: how.
+      score: of weights, such as :func:`evaluate` with a split.
+      at: increasing numbers of steps, 0 for θ₀ itself.
+
+    Returns:
+      A score with a leading axis of ``len(at)``.
+
+    Raises:
+      ValueError: settings that do not fit, or steps out of order or beyond :func:`steps_of`.
+    """
+    check_training(training, distilled)
+    total = steps_of(training, distilled)
+    if sorted(set(at)) != list(at) or not at or not 0 <= at[0] <= at[-1] <= total:
+        raise ValueError(f"at: {list(at)} is not accepted; use increasing numbers of steps within 0 … {total}")
+    images, labels = (a.reshape(-1, *a.shape[2:]) for a in (distilled.images, distilled.labels))
+    order = _order(key, distilled, training, total)
+    if training.optimizer == "adam":
+        optimizer = optax.adam(training.learning_rate or 0.0)
+    else:
+        sizes = _step_sizes(distilled, total) if training.optimizer == "stored" else None
+        optimizer = optax.sgd(training.learning_rate or 0.0 if sizes is None else lambda step: sizes[step])
+
+    def step(state, index):
+        theta, optimizer_state = state
+        gradient = jax.grad(loss)(theta, images[index], labels[index])
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
+        return (optax.apply_updates(theta, updates), optimizer_state), None
+
+    state, done, scores = (theta, optimizer.init(theta)), 0, []
+    for count in at:
+        state, _ = jax.lax.scan(step, state, order[done:count])
+        scores.append(score(state[0]))
+        done = count
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *scores)
+
+
+def _order(key, distilled, training, total):
+    """Which of the S·M images each step takes, ``[T, B]``."""
+    steps, images = distilled.images.shape[:2]
+    if training.order == "minibatch":
+        size = training.batch_size or images
+        per_epoch = steps * images // size
+
+        def epoch(key):
+            return jax.random.permutation(key, steps * images)[: per_epoch * size].reshape(per_epoch, size)
+
+    else:
+        rows, per_epoch = jnp.arange(steps * images).reshape(steps, images), steps
+
+        def epoch(key):
+            return jax.random.permutation(key, rows) if training.order == "shuffled" else rows
+
+    keys = jax.random.split(key, -(-total // per_epoch))
+    epochs = jax.vmap(epoch)(keys)
+    return epochs.reshape(-1, epochs.shape[-1])[:total]
+
+
+def _step_sizes(distilled, total):
+    """The stored step sizes, those of the last epoch again and again where more are needed."""
+    stored, steps = distilled.step_sizes, distilled.images.shape[0]
+    last = jnp.tile(stored[-steps:], -(-total // steps))
+    return jnp.concatenate([stored, last])[:total]
+
+
+def evaluate_nets(
+    keys: jax.Array,
+    draw: Callable[[jax.Array], Params],
+    loss: Loss,
+    distilled: DistilledData,
+    training: Training,
+    score: Callable[[Params], Score],
+    at: Sequence[int],
+    *,
+    chunk: int | None = None,
+) -> Score:
+    """Trains and scores one network for each key.
+
+    Args:
+      keys: ``[K]``, of networks that the data were not made on.
+      draw: p(θ₀), ``key -> weights``.
+      loss, distilled, training, score, at: as in :func:`train_and_score`.
+      chunk: networks at a time; one if not given on a CPU, whose cache holds no more, and 50 elsewhere.
+
+    Returns:
+      A score with leading axes ``[K, len(at)]``.
+    """
+
+    def one(key):
+        weights_key, order_key = jax.random.split(key)
+        return train_and_score(order_key, loss, draw(weights_key), distilled, training, score, at)
+
+    chunk = chunk or (1 if jax.default_backend() == "cpu" else 50)
+    return jax.lax.map(one, keys, batch_size=chunk if chunk > 1 else None)

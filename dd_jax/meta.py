@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dd_jax.unroll import DistilledData, Loss, Mode, Params, unroll
 
@@ -132,6 +133,7 @@ def mean_meta_gradient(
     thetas: Params,
     batch: Batch,
     *,
+    net_norm: float | None = None,
     mode: Mode = "forward_over_reverse",
     chunk: int | None = None,
 ) -> tuple[jax.Array, DistilledData]:
@@ -140,11 +142,26 @@ def mean_meta_gradient(
     Args:
       loss, distilled, batch, mode, chunk: as in :func:`meta_gradient`.
       thetas: θ₀ of N networks, each leaf with a leading axis N.
+      net_norm: if given, each network's gradient in x̃ and raw η̃ is first scaled to this norm. The norms differ tenfold
+        between networks, and without it the mean is that of the one or two largest. A network whose gradient is not
+        finite is left out of both means, unless none is.
 
     Returns:
       The mean objective, and its gradient shaped like ``distilled``.
     """
-    return _mean_over(lambda theta: meta_gradient(loss, distilled, theta, batch, mode=mode, chunk=chunk), thetas)
+
+    def one(theta):
+        value, gradient = meta_gradient(loss, distilled, theta, batch, mode=mode, chunk=chunk)
+        if net_norm is None:
+            return jnp.ones(()), value, gradient
+        norm = optax.tree.norm(gradient._replace(labels=None))
+        finite = jnp.isfinite(norm) & jnp.isfinite(value)
+        scale = net_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+        kept = jax.tree.map(lambda g: jnp.where(finite, scale * g, 0.0), gradient)
+        return finite.astype(value.dtype), jnp.where(finite, value, 0.0), kept
+
+    share, value, gradient = _mean_over(one, thetas)
+    return jax.tree.map(lambda mean: mean / share, (value, gradient))  # 0/0, not finite, where no network is
 
 
 def _mean_over(f, xs):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.meta import Batch, meta_gradient, smoothed_meta_gradient
+from dd_jax.meta import Batch, mean_meta_gradient, meta_gradient, smoothed_meta_gradient
 from dd_jax.unroll import DistilledData, Loss, Mode, Params
 
 
@@ -29,6 +29,8 @@ class OuterRecipe:
     """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
     clip: float | None = 2.0
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
+    net_norm: float | None = None
+    """With several networks, scale each one's meta-gradient to this norm before the mean; None: do not."""
     samples: int = 1
     """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
     smoothing: float = 0.1
@@ -44,11 +46,12 @@ def check_recipe(recipe: OuterRecipe) -> None:
         ("b2", "at least 0 and below 1", 0, 1),
         ("halve_every", "1 or more", 1, math.inf),
         ("clip", "a positive number", math.ulp(0), math.inf),
+        ("net_norm", "a positive number", math.ulp(0), math.inf),
         ("samples", "1 or more", 1, math.inf),
         ("smoothing", "a positive number", math.ulp(0), math.inf),
     ):
         value = getattr(recipe, name)
-        optional = name in ("halve_every", "clip")
+        optional = name in ("halve_every", "clip", "net_norm")
         if not (optional and value is None) and not least <= value < below:
             raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
 
@@ -130,6 +133,7 @@ def outer_step(
     loss: Loss,
     recipe: OuterRecipe,
     *,
+    many: bool = False,
     optimizer: optax.GradientTransformation | None = None,
     mode: Mode = "forward_over_reverse",
 ) -> OuterStep:
@@ -140,6 +144,8 @@ def outer_step(
     Args:
       loss: ℓ, ``(theta, images, labels) -> scalar``.
       recipe: the settings.
+      many: ``update`` takes θ₀ of N networks, each leaf with a leading axis N, and follows their mean (equation 5);
+        else those of one network (equation 4).
       optimizer: moves a ``DistilledData``, instead of :func:`outer_optimizer`'s.
       mode: how the inner loop is differentiated (see :data:`dd_jax.unroll.Mode`).
 
@@ -147,9 +153,11 @@ def outer_step(
       The pair. ``update`` takes a random key (used for the smoothing alone), the state, θ₀ and a real batch.
 
     Raises:
-      ValueError: a setting of the recipe is out of range.
+      ValueError: a setting of the recipe is out of range, or asks for perturbations with many networks.
     """
     check_recipe(recipe)
+    if many and recipe.samples != 1:
+        raise ValueError(f"outer.samples: {recipe.samples} is not accepted with many networks; use 1")
     optimizer = optimizer or outer_optimizer(recipe)
     relative = relative_rate(recipe)
 
@@ -157,7 +165,11 @@ def outer_step(
         return OuterState(jnp.zeros((), jnp.int32), distilled, optimizer.init(distilled))
 
     def update(key, state, theta, batch):
-        if recipe.samples == 1:
+        if many:
+            value, gradient = mean_meta_gradient(
+                loss, state.distilled, theta, batch, mode=mode, net_norm=recipe.net_norm
+            )
+        elif recipe.samples == 1:
             value, gradient = meta_gradient(loss, state.distilled, theta, batch, mode=mode)
         else:
             scale = jnp.asarray(relative(state.step)) * recipe.smoothing

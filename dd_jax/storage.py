@@ -42,7 +42,7 @@ class DistilledFile(NamedTuple):
     mean: np.ndarray  # [D] float32, in units of [0, 1]
     std: np.ndarray  # [D] float32
     meta: dict[str, Any]  # network, initialisation, S, E, class names, …
-    initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"
+    initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"; empty if it is random
 
 
 _ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
@@ -50,7 +50,12 @@ _WEIGHTS = "initial_weights/"
 
 
 def save_distilled(
-    path: Path, distilled: DistilledData, mean: np.ndarray, std: np.ndarray, meta: dict[str, Any], theta: Params
+    path: Path,
+    distilled: DistilledData,
+    mean: np.ndarray,
+    std: np.ndarray,
+    meta: dict[str, Any],
+    theta: Params | None = None,
 ) -> None:
     """Writes ``distilled.npz`` atomically.
 
@@ -59,7 +64,7 @@ def save_distilled(
       distilled: x̃, ỹ and η̃.
       mean, std: ``[D]``, the normalisation of the images.
       meta: facts about the network and the run, JSON-serialisable.
-      theta: θ₀, the weights that the images were made for.
+      theta: θ₀, the weights that the images were made for, if it was one network.
     """
     arrays: dict[str, Any] = dict(
         zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True)
