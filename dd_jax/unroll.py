@@ -51,6 +51,11 @@ class DistilledData(NamedTuple):
         return jax.nn.softplus(self.raw_step_sizes)
 
 
+def raw_step_size(step_size: float) -> float:
+    """softplus⁻¹(η̃) = ln(exp η̃ − 1), of a positive η̃, in the form that neither overflows nor cancels."""
+    return step_size + math.log(-math.expm1(-step_size))
+
+
 def noise(
     key: jax.Array,
     image_shape: tuple[int, int, int],
@@ -87,7 +92,7 @@ def noise(
     return DistilledData(
         images=scale * jax.random.normal(key, (steps, classes * images_per_class, *image_shape)),
         labels=jnp.tile(classes_of_step, (steps, 1, 1)),
-        raw_step_sizes=jnp.full(steps * epochs, step_size + math.log(-math.expm1(-step_size))),  # softplus⁻¹
+        raw_step_sizes=jnp.full(steps * epochs, raw_step_size(step_size)),
     )
 
 

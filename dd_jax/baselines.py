@@ -1,0 +1,269 @@
+"""Baselines: images made without distillation, used in the same way as distilled ones (paper, section 4).
+
+Real images chosen at random or by score, k-means centres and class averages have the type of distilled data, so that
+the same T gradient steps of :func:`dd_jax.unroll.unroll` train a network on them; one fixed step size serves all steps,
+the best of a grid. The fifth baseline, k nearest neighbours, trains no network.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from sklearn.cluster import KMeans
+from sklearn.neighbors import KNeighborsClassifier
+
+from dd_jax.data import Split, normalise
+from dd_jax.unroll import DistilledData, raw_step_size
+
+Score = Callable[[DistilledData], float]
+"""How good a candidate is, higher is better: measured on training or validation data, never on the test split."""
+
+
+def _require(accepted: bool, name: str, value, what: str) -> None:
+    if not accepted:
+        raise ValueError(f"{name}: {value} is not accepted; use {what}")
+
+
+def _is_positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The shape of the distilled data that a baseline stands in for.
+
+    Raises:
+      ValueError: a count below one, or a step size that is not positive.
+    """
+
+    classes: int
+    """C."""
+    steps: int
+    """S, distinct gradient steps."""
+    epochs: int
+    """E, passes over them; T = E·S."""
+    images_per_class: int = 1
+    """Images of each class in each step, so M = C · images_per_class."""
+    step_size: float = 0.02
+    """η̃ of every step."""
+
+    def __post_init__(self):
+        for name in ("classes", "steps", "epochs", "images_per_class"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(_is_positive(self.step_size), "step_size", self.step_size, "a positive number")
+
+    @property
+    def of_each_class(self) -> int:
+        """Images of each class in all steps together, S · images_per_class."""
+        return self.steps * self.images_per_class
+
+
+def random_real(key: jax.Array, split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> DistilledData:
+    """Random training images, no example twice.
+
+    Args:
+      key: a JAX random key.
+      split: the examples to choose from.
+      mean, std: ``[D]``, the normalisation (see :func:`dd_jax.data.normalise`).
+      layout: the shape of the result.
+
+    Returns:
+      x̃ in normalised units, ỹ one-hot in the order [0, 0, …, 1, 1, …] in every step, one η̃ for all steps.
+
+    Raises:
+      ValueError: a class has fewer examples than asked for, or the labels go beyond ``layout.classes``.
+    """
+    labels = _checked_labels(split, layout, layout.of_each_class)
+    shuffled = np.asarray(jax.random.permutation(key, len(labels)))
+    of_class = [shuffled[labels[shuffled] == c][: layout.of_each_class] for c in range(layout.classes)]
+    return _arranged(normalise(split.images[np.stack(of_class)], mean, std), layout)
+
+
+def optimized_real(
+    key: jax.Array,
+    split: Split,
+    mean: ArrayLike,
+    std: ArrayLike,
+    layout: Layout,
+    score: Score,
+    *,
+    candidates: int,
+    keep: float = 0.2,
+) -> list[DistilledData]:
+    """The best of many sets of random training images.
+
+    Args:
+      key, split, mean, std, layout: as in :func:`random_real`.
+      score: called once for each candidate.
+      candidates: how many sets are drawn.
+      keep: the share of them that is kept, in (0, 1]; 0.2 in the paper.
+
+    Returns:
+      ``keep · candidates`` sets (rounded, at least one), the best first; fewer where more than the rest score NaN.
+
+    Raises:
+      ValueError: as in :func:`random_real`, no candidate, a share out of range, or, at the end, only NaNs.
+    """
+    _require(candidates >= 1, "candidates", candidates, "1 or more")
+    _require(0 < keep <= 1, "keep", keep, "a share above 0 and up to 1")
+
+    def candidate(key):
+        return random_real(key, split, mean, std, layout)
+
+    keys = jax.random.split(key, candidates)
+    best = _best_first([float(score(candidate(key))) for key in keys])[: max(1, round(keep * candidates))]
+    return [candidate(keys[i]) for i in best]  # drawn again, rather than all candidates held in memory
+
+
+def k_means(
+    split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout, *, seed: int = 0, n_init: int = 1
+) -> DistilledData:
+    """The centres of k-means in each class's normalised images, k = S · images_per_class, spread over the steps.
+
+    Lloyd's algorithm on all the examples of the class, from k-means++ (Arthur & Vassilvitskii 2007).
+
+    Args:
+      split, mean, std, layout: as in :func:`random_real`.
+      seed: draws the first centres.
+      n_init: starts, of which the one with the least inertia is kept.
+
+    Returns:
+      As :func:`random_real`.
+
+    Raises:
+      ValueError: as in :func:`random_real`, a negative seed, or no start.
+    """
+    _require(seed >= 0, "seed", seed, "0 or more")
+    _require(n_init >= 1, "n_init", n_init, "1 or more")
+    labels = _checked_labels(split, layout, layout.of_each_class)
+
+    def centres(images):
+        flat = np.asarray(normalise(images, mean, std)).reshape(len(images), -1)
+        k = layout.of_each_class
+        fitted = KMeans(k, n_init=n_init, random_state=seed).fit(flat)  # pyright: ignore[reportArgumentType]  "auto" or int
+        return fitted.cluster_centers_
+
+    of_class = np.stack([centres(split.images[labels == c]) for c in range(layout.classes)])
+    return _arranged(jnp.asarray(of_class).reshape(*of_class.shape[:2], *split.images.shape[1:]), layout)
+
+
+def average_image(split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> DistilledData:
+    """The mean image of each class, repeated in all its places.
+
+    Args:
+      split, mean, std, layout: as in :func:`random_real`.
+
+    Returns:
+      As :func:`random_real`.
+
+    Raises:
+      ValueError: a class without examples, or the labels go beyond ``layout.classes``.
+    """
+    labels = _checked_labels(split, layout, 1)
+    images = np.asarray(split.images)
+    means = np.stack([images[labels == c].mean(0, dtype=np.float64) for c in range(layout.classes)])
+    of_class = normalise(jnp.asarray(means), mean, std)
+    return _arranged(jnp.repeat(of_class[:, None], layout.of_each_class, axis=1), layout)
+
+
+def nearest_neighbours(distilled: DistilledData, images: jax.Array, *, k: int, p: int) -> np.ndarray:
+    """Classifies by a vote of the k nearest distilled images, in the ℓ_p distance of all normalised pixels.
+
+    Classes with equally many votes go to the lower one, as in scikit-learn.
+
+    Args:
+      distilled: the reference images and their labels, such as :func:`random_real` or :func:`k_means` give.
+      images: ``[N, H, W, D]`` float, normalised like the reference images.
+      k: how many neighbours vote; 1 and 3 in the paper.
+      p: 1 or 2.
+
+    Returns:
+      The predicted classes, ``[N]`` integers.
+
+    Raises:
+      ValueError: more neighbours than reference images, another p, or images of another size or not normalised.
+    """
+    shape = distilled.images.shape[2:]
+    references = np.asarray(distilled.images).reshape(-1, math.prod(shape))
+    _require(1 <= k <= len(references), "k", k, f"1 to {len(references)}, the number of reference images")
+    _require(p in (1, 2), "p", p, "1 or 2")
+    _require(
+        images.shape[1:] == shape and jnp.issubdtype(images.dtype, jnp.floating),
+        "images",
+        f"{images.dtype} {list(images.shape)}",
+        f"normalised floats [N, {', '.join(map(str, shape))}], like the reference images",
+    )
+    classifier = KNeighborsClassifier(k, algorithm="brute", p=p)
+    classifier.fit(references, np.asarray(distilled.labels).argmax(-1).ravel())
+    return classifier.predict(np.asarray(images).reshape(-1, math.prod(shape)))
+
+
+def with_step_size(distilled: DistilledData, step_size: float) -> DistilledData:
+    """The same data with η̃ = ``step_size`` in all T steps.
+
+    Raises:
+      ValueError: a step size that is not positive.
+    """
+    _require(_is_positive(step_size), "step_size", step_size, "a positive number")
+    return distilled._replace(raw_step_sizes=jnp.full_like(distilled.raw_step_sizes, raw_step_size(step_size)))
+
+
+def best_step_size(distilled: DistilledData, step_sizes: Sequence[float], score: Score) -> float:
+    """The fixed step size of a grid with which the data score highest; the first of equals.
+
+    Args:
+      distilled: the data; their own step sizes do not matter.
+      step_sizes: the grid.
+      score: called once for each step size.
+
+    Returns:
+      A member of the grid, for :func:`with_step_size`.
+
+    Raises:
+      ValueError: an empty grid, a member that is not positive, or, at the end, only NaNs.
+    """
+    _require(len(step_sizes) > 0, "step_sizes", "an empty grid", "at least one")
+    for step_size in step_sizes:
+        _require(_is_positive(step_size), "step_sizes", step_size, "positive numbers")
+    scores = [float(score(with_step_size(distilled, step_size))) for step_size in step_sizes]
+    return float(step_sizes[_best_first(scores)[0]])
+
+
+def _checked_labels(split: Split, layout: Layout, needed: int) -> np.ndarray:
+    """The labels, ``[N]``, of a split that has ``needed`` examples of every class and none of any other."""
+    labels = np.asarray(split.labels)
+    sizes = np.bincount(labels, minlength=layout.classes)
+    _require(len(sizes) == layout.classes, "classes", layout.classes, f"{len(sizes)}, as many as the labels have")
+    for c, size in enumerate(sizes):
+        if size == 0:
+            raise ValueError(f"split: class {c} has no examples; every class needs some")
+        if size < needed:
+            raise ValueError(
+                f"images_per_class: {layout.images_per_class} in each of {layout.steps} steps are {needed} of class "
+                f"{c}, which has {size}; use {size} or fewer in all steps together"
+            )
+    return labels
+
+
+def _arranged(images: jax.Array, layout: Layout) -> DistilledData:
+    """Lays out ``[C, S · images_per_class, H, W, D]`` by step, and within a step by class."""
+    classes, steps, count = layout.classes, layout.steps, layout.images_per_class
+    shape = images.shape[2:]
+    by_step = images.reshape(classes, steps, count, *shape).swapaxes(0, 1)
+    return DistilledData(
+        images=by_step.reshape(steps, classes * count, *shape),
+        labels=jnp.tile(jnp.repeat(jnp.eye(classes, dtype=images.dtype), count, axis=0), (steps, 1, 1)),
+        raw_step_sizes=jnp.full(steps * layout.epochs, raw_step_size(layout.step_size), images.dtype),
+    )
+
+
+def _best_first(scores: list[float]) -> list[int]:
+    """Indices of the scores from the highest down, equals in their order, NaNs left out."""
+    best = [int(i) for i in np.argsort(-np.array(scores), kind="stable") if not math.isnan(scores[i])]
+    if not best:
+        raise ValueError(f"score: all {len(scores)} results are NaN; use smaller step sizes")
+    return best
