@@ -1,5 +1,8 @@
-"""The linear case: the closed forms, and the lower bound with its equality."""
+"""The linear case: the closed forms, the lower bound with its equality, and the experiment as a user runs it."""
 
+import contextlib
+import io
+import json
 import re
 
 import chex
@@ -17,6 +20,7 @@ from dd_jax.linear import (
     quadratic_loss,
 )
 from dd_jax.unroll import DistilledData, unroll
+from experiments import linear_case
 
 D = 5
 
@@ -184,3 +188,45 @@ def test_refusals_name_the_setting_and_the_remedy(data):
         excess_loss_bound(d, -1)
     with pytest.raises(ValueError, match=r"^data: d of shape \(20,\)"):
         excess_loss_bound(t, 1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run through the command line's own entry: its folder and what it printed."""
+    workdir, printed = tmp_path_factory.mktemp("run") / "linear", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        linear_case.main(["--dimension", "2", "--outer-steps", "1500", "--workdir", str(workdir)])
+    return workdir, printed.getvalue()
+
+
+def test_learned_data_reach_the_optimum_from_d_examples_on_and_the_bound_below(finished):
+    result = json.loads((finished[0] / "result.json").read_text())
+    below, *enough = result["excess_loss"]
+    assert [row["examples"] for row in result["excess_loss"]] == [1, 2, 3, 4]
+    assert below["closed_form"] is None
+    assert 0 < below["bound"] * (1 - 1e-12) <= below["learned"] < 1.02 * below["bound"]
+    assert below["bound"] < result["excess_loss_before"]
+    for row in enough:
+        assert row["bound"] == 0
+        assert 0 <= row["closed_form"] < 1e-24
+        assert 0 <= row["learned"] < 1e-12
+    assert 0 < result["largest_excess_loss"] < 1e-9
+    assert result["examples_needed"] == result["reported_examples_needed"] == 2
+
+
+def test_the_run_writes_its_files_and_prints_a_row_for_every_m(finished):
+    workdir, printed = finished
+    assert sorted(p.name for p in workdir.iterdir()) == ["config.json", "excess_loss.png", "result.json"]
+    assert (workdir / "excess_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [line.split()[0] for line in printed.splitlines()[1:6]] == ["M", "1", "2", "3", "4"]
+    assert "reach the optimum: 2   (proved by the paper: D = 2)" in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("dimension", "0"), ("networks", "0"), ("outer-steps", "-1"), ("learning-rate", "0.0"), ("seed", "-1")],
+)
+def test_a_refused_setting_writes_nothing(tmp_path, option, value):
+    with pytest.raises(ValueError, match=rf"^{option.replace('-', '_')}: {value} is not accepted"):
+        linear_case.main([f"--{option}", value, "--workdir", str(tmp_path / "run")])
+    assert not list(tmp_path.iterdir())
