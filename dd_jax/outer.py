@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dd_jax.meta import Batch, mean_meta_gradient, meta_gradient, smoothed_meta_gradient
-from dd_jax.unroll import DistilledData, Loss, Mode, Params
+from dd_jax.unroll import DistilledData, Loss, Mode, Params, raw_step_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class OuterRecipe:
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
     net_norm: float | None = None
     """With several networks, scale each one's meta-gradient to this norm before the mean; None: do not."""
+    max_step_size: float | None = None
+    """Keep every η̃ at or below this, by projection; None: no bound."""
     samples: int = 1
     """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
     smoothing: float = 0.1
@@ -47,11 +49,12 @@ def check_recipe(recipe: OuterRecipe) -> None:
         ("halve_every", "1 or more", 1, math.inf),
         ("clip", "a positive number", math.ulp(0), math.inf),
         ("net_norm", "a positive number", math.ulp(0), math.inf),
+        ("max_step_size", "a positive number", math.ulp(0), math.inf),
         ("samples", "1 or more", 1, math.inf),
         ("smoothing", "a positive number", math.ulp(0), math.inf),
     ):
         value = getattr(recipe, name)
-        optional = name in ("halve_every", "clip", "net_norm")
+        optional = name in ("halve_every", "clip", "net_norm", "max_step_size")
         if not (optional and value is None) and not least <= value < below:
             raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
 
@@ -179,6 +182,9 @@ def outer_step(
         norm = optax.tree.norm(gradient._replace(labels=None))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
         distilled = jax.tree.map(jnp.add, state.distilled, updates)
+        if recipe.max_step_size is not None:
+            bounded = jnp.minimum(distilled.raw_step_sizes, raw_step_size(recipe.max_step_size))
+            distilled = distilled._replace(raw_step_sizes=bounded)
         moved = OuterState(state.step + 1, distilled, optimizer_state)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.unroll import DistilledData, Params
@@ -43,6 +44,33 @@ class DistilledFile(NamedTuple):
     std: np.ndarray  # [D] float32
     meta: dict[str, Any]  # network, initialisation, S, E, class names, …
     initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"; empty if it is random
+
+    @property
+    def distilled(self) -> DistilledData:
+        """x̃, ỹ and η̃, for :func:`dd_jax.unroll.unroll`."""
+        raw = self.step_sizes + np.log(-np.expm1(-self.step_sizes.astype(np.float64)))  # softplus⁻¹
+        return DistilledData(*(jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, raw)))
+
+    def weights_like(self, theta: Params) -> Params:
+        """θ₀ as a pytree like ``theta``.
+
+        Raises:
+          ValueError: names or shapes that are not those of ``theta``.
+        """
+        named = {
+            jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
+            for keys, leaf in jax.tree_util.tree_flatten_with_path(theta)[0]
+        }
+        wanted = {name: leaf.shape for name, leaf in named.items()}
+        held = {name: array.shape for name, array in self.initial_weights.items()}
+        if wanted != held:
+            differing = sorted(dict(wanted.items() ^ held.items()))[0]
+            raise ValueError(
+                f"distilled data: its initial weights do not fit the network ({differing} is "
+                f"{held.get(differing)} there and {wanted.get(differing)} in the network)"
+            )
+        leaves = [jnp.asarray(self.initial_weights[name]) for name in named]
+        return jax.tree.unflatten(jax.tree.structure(theta), leaves)
 
 
 _ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
@@ -81,7 +109,7 @@ def load_distilled(path: Path) -> DistilledFile:
     """Reads what :func:`save_distilled` wrote, without unpickling anything.
 
     Raises:
-      ValueError: no such file, or one that is damaged or misses a field.
+      ValueError: no such file, or one that is damaged, misses a field, or whose fields do not fit each other.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -90,7 +118,23 @@ def load_distilled(path: Path) -> DistilledFile:
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
         meta = json.loads(str(fields["meta"]))
+        _check_shapes(*(fields[name] for name in _ARRAYS))
     except Exception as error:  # zipfile, numpy and json each raise their own kinds for a damaged file
         raise ValueError(f"distilled data: {path} cannot be used ({error})") from error
     weights = {name.removeprefix(_WEIGHTS): array for name, array in fields.items() if name.startswith(_WEIGHTS)}
     return DistilledFile(*(fields[name] for name in _ARRAYS), meta=meta, initial_weights=weights)
+
+
+def _check_shapes(images, labels, step_sizes, mean, std) -> None:
+    for name, holds in (
+        ("images", images.ndim == 5 and images.size > 0),
+        ("labels", labels.ndim == 3 and labels.shape[:2] == images.shape[:2]),
+        ("step_sizes", step_sizes.ndim == 1 and step_sizes.size > 0 and (step_sizes > 0).all()),
+        ("mean", mean.shape == images.shape[4:]),
+        ("std", std.shape == images.shape[4:] and (std > 0).all()),
+    ):
+        if not holds:
+            raise ValueError(f"its field {name!r} is malformed")
+    for name, array in zip(_ARRAYS, (images, labels, step_sizes, mean, std), strict=True):
+        if not np.isfinite(array).all():
+            raise ValueError(f"its field {name!r} is not finite")

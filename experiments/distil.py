@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 import dd_jax
 from dd_jax.data import Dataset, batch_drawer, crop_and_flip, make_dataset
@@ -243,7 +244,7 @@ def workdir_of(experiment: str, preset: str, config: Config) -> Path:
     return config.workdir or Path("runs") / experiment / preset
 
 
-def mean_and_std(accuracy: jax.Array) -> dict[str, float | int]:
+def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:
     """Mean, standard deviation and count over networks; of a single one the deviation is 0."""
     values = np.asarray(accuracy, np.float64)
     return {"mean": float(values.mean()), "std": float(values.std(ddof=min(1, values.size - 1))), "n": values.size}
@@ -258,6 +259,7 @@ def reported(experiment: str, config: Config) -> dict[str, float]:
 def _write(workdir, config: Config, result, distilled: DistilledData, dataset: Dataset, theta, metrics) -> None:
     meta = {
         "experiment": result["experiment"],
+        "dataset": config.dataset,
         "network": config.network,
         "initialisation": {"law": config.weights.law, "gain": config.weights.gain, "seed": config.seed},
         "steps": config.distilled.steps,

@@ -15,20 +15,23 @@ from dd_jax.outer import OuterRecipe
 from experiments.distil import Config, Distilled, Weights, authors_recipe, run_from_command_line
 from experiments.runner import run_as_script
 
+_RECIPE = OuterRecipe(steps=3500, learning_rate=0.03, b1=0.9, clip=None, net_norm=1.0, max_step_size=0.12)
 _OURS = {
     "digits": Config(
         weights=Weights(nets=4, test_nets=50),
         distilled=Distilled(steps=5, step_size=0.05),
-        outer=OuterRecipe(steps=300, learning_rate=0.02, b1=0.9, clip=None, net_norm=1.0),
+        outer=dataclasses.replace(_RECIPE, steps=300),
         batch_size=128,
+        switch_width=0.0,
         validation_fraction=0.1,
     ),
     "mnist": Config(
         "mnist",
         weights=Weights(nets=4),
         distilled=Distilled(steps=10, step_size=0.05),
-        outer=OuterRecipe(steps=6000, learning_rate=0.02, b1=0.9, clip=None, net_norm=1.0),
+        outer=_RECIPE,
         batch_size=256,
+        switch_width=0.0,
     ),
 }
 _OURS["fashion_mnist"] = dataclasses.replace(_OURS["mnist"], dataset="fashion_mnist")

@@ -44,12 +44,22 @@ def command_line(presets: Mapping[str, Config], default: str, description: str, 
     name, options = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (default, argv)
     if name not in presets:
         raise ValueError(f"preset: {name!r} is unknown; use one of {', '.join(presets)}")
-    prog = f"python -m experiments.{Path(sys.argv[0]).stem} {name}"
     text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
+    return name, parse(presets[name], text, name, options)
+
+
+def parse(default: Config, description: str, first: str, options: list[str]) -> Config:
+    """Parses ``[--option value …]`` over a frozen dataclass; ``first`` is the argument before them, for the help text.
+
+    Raises:
+      ValueError: an unknown option, or a value of the wrong type.
+      SystemExit: after ``--help``.
+    """
+    prog = f"python -m experiments.{Path(sys.argv[0]).stem} {first}".rstrip()
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return name, tyro.cli(type(presets[name]), default=presets[name], args=options, description=text, prog=prog)
+            return tyro.cli(type(default), default=default, args=options, description=description, prog=prog)
     except SystemExit as stop:
         if not stop.code:
             raise

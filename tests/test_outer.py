@@ -1,5 +1,7 @@
 """The outer step: learns, compiles once, stands still on a non-finite loss, clips what it says it clips."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import optax
 import pytest
 
 from dd_jax.losses import classification_loss
+from dd_jax.meta import mean_meta_gradient, meta_gradient
 from dd_jax.outer import OuterRecipe, clip_by_running_norm, outer_step
 
 KEY = jax.random.key(0)
@@ -77,8 +80,59 @@ def test_clip_by_running_norm_scales_only_outliers():
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("b1", 1.0), ("b2", -0.1),
-     ("halve_every", 0), ("clip", -1.0), ("samples", 0), ("smoothing", 0.0)],
+     ("halve_every", 0), ("clip", -1.0), ("samples", 0), ("smoothing", 0.0), ("net_norm", 0.0),
+     ("max_step_size", -0.5)],
 )  # fmt: skip
 def test_a_recipe_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^outer\.{name}: {value}"):
         outer_step(lambda theta, images, labels: jnp.zeros(()), OuterRecipe(**{name: value}))
+
+
+def many_nets(problem, count=4):
+    network, theta, distilled, batch = problem
+    thetas = jax.tree.map(lambda w: jnp.stack([w * (1 + k / 3) for k in range(count)]), theta)
+    return classification_loss(network.apply), *jax.tree.map(jnp.asarray, (distilled, thetas, batch))
+
+
+def test_the_mean_over_nets_is_that_of_a_loop_over_them(x64, small_problem):
+    loss, distilled, thetas, batch = many_nets(small_problem)
+    each = [meta_gradient(loss, distilled, jax.tree.map(lambda w, k=k: w[k], thetas), batch) for k in range(4)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *each)
+    chex.assert_trees_all_close(mean_meta_gradient(loss, distilled, thetas, batch), mean, rtol=1e-10)
+
+    def scaled(gradient):
+        norm = np.sqrt(np.sum(gradient.images**2) + np.sum(gradient.raw_step_sizes**2))
+        return jax.tree.map(lambda g: 0.7 / norm * g, gradient)
+
+    gradients = [scaled(gradient) for _, gradient in each]
+    value, gradient = jax.jit(functools.partial(mean_meta_gradient, loss, net_norm=0.7))(distilled, thetas, batch)
+    np.testing.assert_allclose(value, mean[0], rtol=1e-10)
+    chex.assert_trees_all_close(gradient, jax.tree.map(lambda *g: sum(g) / 4, *gradients), rtol=1e-10)
+
+
+def test_a_network_that_diverges_is_left_out_of_the_mean_of_scaled_gradients(x64, small_problem):
+    loss, distilled, thetas, batch = many_nets(small_problem, 3)
+    broken = jax.tree.map(lambda w: w.at[1].set(jnp.nan), thetas)
+    others = jax.tree.map(lambda w: w[jnp.array([0, 2])], thetas)
+    ours, theirs = (mean_meta_gradient(loss, distilled, t, batch, net_norm=1.0) for t in (broken, others))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12)
+    nothing = mean_meta_gradient(loss, distilled, jax.tree.map(lambda w: w * jnp.nan, thetas), batch, net_norm=1.0)
+    assert not jnp.isfinite(nothing[0])
+
+
+def test_outer_steps_on_many_nets_lower_the_loss_within_the_step_size_s_bound(small_problem):
+    loss, distilled, thetas, batch = many_nets(small_problem)
+    recipe = OuterRecipe(steps=60, learning_rate=0.05, clip=None, net_norm=1.0, max_step_size=0.6)
+    outer = outer_step(loss, recipe, many=True)
+    state, update = outer.init(distilled), jax.jit(outer.update)
+    losses = []
+    for step in range(60):
+        state, info = update(jax.random.key(step), state, thetas, batch)
+        losses.append(float(info.loss))
+    assert losses[-1] < 0.7 * losses[0]
+    assert float(state.distilled.step_sizes.max()) == pytest.approx(0.6, rel=1e-5)
+
+
+def test_perturbations_with_many_nets_are_refused():
+    with pytest.raises(ValueError, match=r"^outer\.samples: 2 is not accepted with many networks"):
+        outer_step(lambda theta, images, labels: jnp.zeros(()), OuterRecipe(samples=2), many=True)

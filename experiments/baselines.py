@@ -1,0 +1,244 @@
+"""Every baseline of the paper beside distilled data: the same gradient steps on other images (paper, table 1).
+
+    python -m experiments.baselines [PRESET] [--against RUN …] [--nets K] …
+
+trains held-out networks on random real images, on the best of many such sets, on k-means centres and on class averages,
+each with the fixed step size that does best on validation data, and classifies by k nearest neighbours. The best of
+many sets are chosen on training data; the test split is touched once, at the end. Prints the table, with the paper's
+figures beside ours, and writes it to the work folder as result.json and table.md.
+"""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dd_jax
+from dd_jax import baselines
+from dd_jax.baselines import Layout
+from dd_jax.data import Dataset, Split, make_dataset, normalise
+from dd_jax.evaluation import Training, evaluate, evaluate_nets
+from dd_jax.initial_weights import initial_weights
+from dd_jax.losses import classification_loss
+from dd_jax.networks import make_network
+from dd_jax.readers import read
+from dd_jax.report import percent
+from dd_jax.storage import write_atomically, write_json
+from dd_jax.unroll import DistilledData
+from experiments import evaluate as evaluate_experiment
+from experiments.distil import Weights, mean_and_std, streams
+from experiments.reported import BASELINES
+from experiments.runner import claim_workdir, command_line, require, run_as_script
+
+STEP_SIZES = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of a table."""
+
+    dataset: str = "digits"
+    """digits, a TFDS name, or a path, as for the other experiments."""
+    network: str = "lenet"
+    """lenet or alexcifarnet."""
+    weights: Weights = dataclasses.field(default_factory=lambda: Weights(validation_nets=4))
+    """p(θ₀), and how many networks are held out of it."""
+    steps: int = 10
+    """S, distinct gradient steps."""
+    epochs: int = 3
+    """E, passes over them."""
+    images_per_class: int = 1
+    """Images per class and step."""
+    sets: int = 20
+    """Random sets, of real images and of first k-means centres for the nearest neighbours."""
+    candidates: int = 50
+    """Random sets of which the best fifth counts as optimized."""
+    scoring_examples: int = 1000
+    """Training examples that the candidates are scored on."""
+    validation_fraction: float = 1 / 12
+    """Share of the training split held out of it, for choosing step sizes."""
+    against: tuple[Path, ...] = ()
+    """Runs or distilled.npz files to put beside the baselines."""
+    seed: int = 0
+    """Draws the sets and the networks."""
+    workdir: Path | None = None
+    """Where the table goes; runs/baselines/PRESET if not given."""
+
+
+PRESETS = {
+    "digits": Config(sets=5, candidates=10, weights=Weights(test_nets=50, validation_nets=4), validation_fraction=0.1),
+    "mnist": Config("mnist"),
+    "fashion_mnist": Config("fashion_mnist"),
+    "cifar10": Config("cifar10", "alexcifarnet", weights=Weights(test_nets=20, validation_nets=2)),
+}
+
+
+def _first(split: Split, count: int) -> Split:
+    return Split(split.images[:count], split.labels[:count])
+
+
+Scorer = Callable[[DistilledData, jax.Array, Split], np.ndarray]  # data, keys [K], split -> accuracies [K]
+
+
+def _scorer(config: Config, dataset: Dataset) -> Scorer:
+    """Accuracies of networks trained on given data, one for each key."""
+    classes = len(dataset.class_names)
+    network = make_network(config.network, dataset.image_shape, classes)
+    draw = initial_weights(network, config.weights.law, config.weights.gain)
+    loss = classification_loss(network.apply)
+
+    @jax.jit
+    def accuracies(distilled, keys, split):
+        def score(theta):
+            return evaluate(network.apply, theta, split, dataset.mean, dataset.std, classes)
+
+        last = distilled.raw_step_sizes.shape[0]
+        return evaluate_nets(keys, draw, loss, distilled, Training(), score, (last,)).accuracy[:, 0]
+
+    return lambda distilled, keys, split: np.asarray(accuracies(distilled, keys, split))
+
+
+def run(preset: str, config: Config) -> dict[str, Any]:
+    """Measures every row.
+
+    Returns:
+      The content of result.json.
+
+    Raises:
+      ValueError: settings or data that cannot be used; nothing has been written then.
+    """
+    for name in ("sets", "candidates", "scoring_examples"):
+        require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
+    require(config.seed >= 0, "seed", config.seed, "0 or more")
+    for path in config.against:
+        evaluate_experiment.load(path)
+    began = time.monotonic()
+    dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
+    layout = Layout(len(dataset.class_names), config.steps, config.epochs, config.images_per_class)
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workdir", "against")}
+    settings["against"] = [str(path) for path in config.against]
+    workdir = _workdir(preset, config)
+    score = _scorer(config, dataset)
+    claim_workdir(workdir, {"experiment": "baselines", "preset": preset, **settings})
+    rows = []
+
+    def add(name: str, accuracy: dict[str, Any], **facts: Any) -> None:
+        mean, std = BASELINES.get((config.dataset, name), (None, None))
+        rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
+        print(_line(rows[-1]), flush=True)
+
+    print("| | measured | reported | step size |\n|---|---|---|---|", flush=True)
+    for name, accuracies, step_size in _trained(config, dataset, layout, score):
+        add(name, mean_and_std(accuracies), step_size=step_size)
+    for name, accuracy, facts in _neighbours(config, dataset, layout):
+        add(name, accuracy, **facts)
+    for path in config.against:
+        evaluated = evaluate_experiment.run(
+            path, evaluate_experiment.Config(dataset=config.dataset, nets=config.weights.test_nets)
+        )
+        add(f"distilled: {path}", evaluated["scores"][-1]["accuracy"])
+    result = {
+        "experiment": "baselines",
+        "preset": preset,
+        "dataset": config.dataset,
+        "wall_seconds": time.monotonic() - began,
+        "rows": rows,
+        "config": settings,
+        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+    }
+    table = "| | measured | reported | step size |\n|---|---|---|---|\n" + "\n".join(map(_line, rows)) + "\n"
+    write_atomically(workdir / "table.md", table)
+    write_json(workdir / "result.json", result)
+    return result
+
+
+def _trained(config: Config, dataset: Dataset, layout: Layout, score: Scorer):
+    """Yields (name, test accuracies, step size) of each baseline that trains networks."""
+    keys = streams(config.seed)
+    validation_keys = jax.random.split(keys.validation, config.weights.validation_nets)
+    test_keys = jax.random.split(keys.test, config.weights.test_nets)
+    set_keys = jax.random.split(keys.noise, config.sets + 1)
+    of_training = (dataset.train, dataset.mean, dataset.std, layout)
+
+    def tested(name: str, sets: Sequence[DistilledData]):
+        """The step size by validation, of the sets together; then each set on its share of the test networks."""
+
+        def mean_over_sets(step_size: float) -> float:
+            scored = [baselines.with_step_size(distilled, step_size) for distilled in sets[:5]]
+            return float(np.mean([score(distilled, validation_keys, dataset.validation) for distilled in scored]))
+
+        best = max(STEP_SIZES, key=mean_over_sets)
+        shares = zip(sets, np.array_split(np.arange(len(test_keys)), len(sets)), strict=True)
+        accuracies = [
+            score(baselines.with_step_size(distilled, best), test_keys[share], dataset.test)
+            for distilled, share in shares
+            if len(share)
+        ]
+        return name, np.concatenate(accuracies), best
+
+    yield tested("random real", [baselines.random_real(key, *of_training) for key in set_keys[1:]])
+    scoring = _first(dataset.train, config.scoring_examples)
+    middle = baselines.best_step_size(
+        baselines.random_real(set_keys[0], *of_training),
+        STEP_SIZES,
+        lambda distilled: float(score(distilled, validation_keys, dataset.validation).mean()),
+    )
+    optimized = baselines.optimized_real(
+        set_keys[0],
+        *of_training,
+        lambda distilled: float(score(baselines.with_step_size(distilled, middle), validation_keys, scoring).mean()),
+        candidates=config.candidates,
+    )
+    yield tested("optimized real", optimized)
+    yield tested("k-means", [baselines.k_means(*of_training, seed=config.seed)])
+    yield tested("average real", [baselines.average_image(*of_training)])
+
+
+def _neighbours(config: Config, dataset: Dataset, layout: Layout):
+    """Yields (name, accuracy, facts) of k nearest neighbours, k and p chosen on validation data."""
+    of_training = (dataset.train, dataset.mean, dataset.std, layout)
+    keys = jax.random.split(streams(config.seed).batches, config.sets)
+
+    def accuracy(distilled: DistilledData, split: Split, k: int, p: int) -> float:
+        images = normalise(split.images, dataset.mean, dataset.std)
+        return float(np.mean(baselines.nearest_neighbours(distilled, images, k=k, p=p) == np.asarray(split.labels)))
+
+    def tested(name: str, sets: Sequence[DistilledData]):
+        few = _first(dataset.validation, 1000)
+        references = sets[0].images.shape[0] * sets[0].images.shape[1]
+        choices = [(k, p) for k in (1, 3) if k <= references for p in (1, 2)]
+        k, p = max(choices, key=lambda kp: np.mean([accuracy(d, few, *kp) for d in sets[:5]]))
+        accuracies = jnp.array([accuracy(distilled, dataset.test, k, p) for distilled in sets])
+        return name, mean_and_std(accuracies), {"k": k, "p": p}
+
+    yield tested("random k-NN", [baselines.random_real(key, *of_training) for key in keys])
+    seeds = range(config.seed, config.seed + min(config.sets, 3))
+    yield tested("k-means k-NN", [baselines.k_means(*of_training, seed=seed) for seed in seeds])
+
+
+def _line(row: dict[str, Any]) -> str:
+    reported = "–" if row["reported"] is None else f"{100 * row['reported']:.1f} ± {100 * row['reported_std']:.1f} %"
+    chosen = row.get("step_size") or (f"k = {row['k']}, ℓ{row['p']}" if "k" in row else "–")
+    return f"| {row['name']} | {percent(row['accuracy'])} | {reported} | {chosen} |"
+
+
+def _workdir(preset: str, config: Config) -> Path:
+    return config.workdir or Path("runs/baselines") / preset
+
+
+def main(argv: list[str]) -> None:
+    """The command line of this module."""
+    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
+    result = run(preset, config)
+    print(f"{result['wall_seconds']:.0f} s; the table is {_workdir(preset, config) / 'table.md'}")
+
+
+if __name__ == "__main__":
+    run_as_script(main)

@@ -1,0 +1,140 @@
+"""Trains networks on a distilled set, and scores them on real data (paper, section 4.1: 200 held-out networks).
+
+    python -m experiments.evaluate RUN_OR_NPZ [--nets K] [--at 0 10 30] [--training.optimizer adam] …
+
+RUN_OR_NPZ is the folder of a run, or its distilled.npz. By default the data are used as they were made: the stored
+steps and step sizes, and the stored network, or 200 networks of its initialisation where it is random. Prints the mean
+and the standard deviation over networks after each number of steps asked for; ``--output FILE`` writes them as JSON.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from dd_jax.data import make_dataset
+from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
+from dd_jax.initial_weights import initial_weights
+from dd_jax.losses import classification_loss
+from dd_jax.networks import make_network
+from dd_jax.readers import read
+from dd_jax.report import percent
+from dd_jax.storage import DistilledFile, load_distilled, write_json
+from experiments.distil import mean_and_std, streams
+from experiments.runner import parse, require, run_as_script
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of an evaluation; what is not given is as the data were made."""
+
+    dataset: str | None = None
+    """The real data to score on; those the images were made of if not given."""
+    network: str | None = None
+    """lenet or alexcifarnet."""
+    law: str | None = None
+    """Draw networks from this law, one of dd_jax.initial_weights.LAWS."""
+    gain: float | None = None
+    """Scale of the law."""
+    nets: int = 200
+    """Networks; a single one where the data have a network of their own, and neither it nor a law is given."""
+    training: Training = dataclasses.field(default_factory=Training)
+    at: tuple[int, ...] | None = None
+    """Numbers of steps to score after; 0 and the last if not given."""
+    split: Literal["test", "validation"] = "test"
+    """Choose on validation, and look at test once."""
+    validation_fraction: float = 1 / 12
+    """Share of the training split held out of it."""
+    seed: int | None = None
+    """Draws the networks, never ones that data of any run were made on; the run's own if not given."""
+    output: Path | None = None
+    """A JSON file to write."""
+
+
+def load(path: Path) -> DistilledFile:
+    """The distilled data of a run's folder, or of a file.
+
+    Raises:
+      ValueError: there are none, or they cannot be used.
+    """
+    return load_distilled(path / "distilled.npz" if path.is_dir() else path)
+
+
+def run(path: Path, config: Config) -> dict[str, Any]:
+    """Evaluates a distilled set.
+
+    Returns:
+      What ``--output`` writes: accuracy and loss as mean, std and n, for each number of steps.
+
+    Raises:
+      ValueError: data that cannot be used or do not fit the network or each other, or settings out of range.
+    """
+    require(config.nets >= 1, "nets", config.nets, "1 or more")
+    file = load(path)
+    meta, distilled = file.meta, file.distilled
+    name = config.dataset or meta.get("dataset")
+    if name is None:
+        raise ValueError(f"dataset: {path} does not say what it was made of; give --dataset")
+    seed = meta.get("initialisation", {}).get("seed", 0) if config.seed is None else config.seed
+    require(seed >= 0, "seed", seed, "0 or more")
+    dataset = make_dataset(read(name), validation_fraction=config.validation_fraction, seed=seed)
+    classes = len(dataset.class_names)
+    for what, held, wanted in (
+        ("images of shape", tuple(file.images.shape[2:]), dataset.image_shape),
+        ("as many classes as", file.labels.shape[2], classes),
+    ):
+        if held != wanted:
+            raise ValueError(f"dataset: {name} has {what} {wanted}, and the distilled data {held}; use another dataset")
+    network = make_network(config.network or meta.get("network", "lenet"), dataset.image_shape, classes)
+    known = meta.get("initialisation", {})
+    stored = bool(file.initial_weights) and config.network is None and config.law is None and config.gain is None
+    if stored:
+        theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
+        draw = functools.partial(lambda theta, _: theta, theta)
+    else:
+        gain = known.get("gain", 1.0) if config.gain is None else config.gain
+        draw = initial_weights(network, config.law or known.get("law", "xavier_normal"), gain)
+    count = 1 if stored else config.nets
+    at = config.at or (0, steps_of(config.training, distilled))
+    split = getattr(dataset, config.split)
+
+    @jax.jit
+    def scores(distilled, keys, split):
+        def score(theta):
+            return evaluate(network.apply, theta, split, file.mean, file.std, classes)
+
+        return evaluate_nets(keys, draw, classification_loss(network.apply), distilled, config.training, score, at)
+
+    held_out = streams(seed)
+    keys = jax.random.split(held_out.test if config.split == "test" else held_out.validation, count)
+    accuracy, loss = scores(distilled, keys, split)
+    return {
+        "distilled": str(path),
+        "dataset": name,
+        "split": config.split,
+        "training": dataclasses.asdict(config.training),
+        "scores": [
+            {"steps": t, "accuracy": mean_and_std(accuracy[:, i]), "loss": mean_and_std(loss[:, i])}
+            for i, t in enumerate(at)
+        ],
+    }
+
+
+def main(argv: list[str]) -> None:
+    """The command line of this module."""
+    path, options = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("RUN_OR_NPZ", argv)
+    config = parse(Config(), __doc__ or "", path, options)
+    if path == "RUN_OR_NPZ":
+        raise ValueError("RUN_OR_NPZ: it is missing; give the folder of a run or a distilled.npz first")
+    result = run(Path(path), config)
+    for score in result["scores"]:
+        loss = score["loss"]
+        print(f"after {score['steps']:>4} steps: accuracy {percent(score['accuracy'])}, loss {loss['mean']:.3f} nats")
+    if config.output:
+        write_json(config.output, result)
+
+
+if __name__ == "__main__":
+    run_as_script(main)

@@ -1,0 +1,174 @@
+"""Random initial weights, the evaluation of what they made, the baselines and the ablations, as a user runs them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dd_jax.storage import load_distilled
+from experiments import ablations, baselines, evaluate, random_init
+
+SMALL = [
+    "digits", "--outer.steps", "40", "--distilled.steps", "2", "--weights.nets", "2", "--weights.test-nets", "5",
+    "--weights.validation-nets", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run through the command line's own entry."""
+    workdir = tmp_path_factory.mktemp("run") / "digits"
+    random_init.main([*SMALL, "--workdir", str(workdir)])
+    return workdir
+
+
+def test_the_result_is_over_held_out_networks(finished):
+    result = json.loads((finished / "result.json").read_text())
+    before, after = result["test_accuracy"]["before"], result["test_accuracy"]["after"]
+    assert (result["experiment"], before["n"], after["n"]) == ("random_init", 5, 5)
+    assert before["mean"] < 0.2 < 0.4 < after["mean"]
+    assert after["std"] > 0
+    assert "± " in (finished / "report.html").read_text()
+    assert load_distilled(finished / "distilled.npz").initial_weights == {}
+
+
+def test_the_same_command_again_changes_nothing(finished):
+    before = (finished / "distilled.npz").read_bytes()
+    random_init.main([*SMALL, "--workdir", str(finished)])
+    assert (finished / "distilled.npz").read_bytes() == before
+
+
+def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp_path, capsys):
+    evaluate.main([str(finished), "--nets", "5", "--validation-fraction", "0.1", "--at", "0", "3", "6"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    result = json.loads((finished / "result.json").read_text())
+    assert f"{100 * result['test_accuracy']['after']['mean']:.2f} ± " in lines[2]
+    output = tmp_path / "scores.json"
+    evaluate.main(
+        [str(finished / "distilled.npz"), "--nets", "3", "--training.optimizer", "adam", "--training.learning-rate",
+         "0.003", "--training.order", "minibatch", "--training.epochs", "20", "--law", "kaiming_fan_in",
+         "--output", str(output)]
+    )  # fmt: skip
+    scores = json.loads(output.read_text())["scores"]
+    assert [score["steps"] for score in scores] == [0, 40]
+    assert scores[1]["accuracy"]["mean"] > scores[0]["accuracy"]["mean"] + 0.2
+
+
+def rewrite(source, target, **changes):
+    with np.load(source) as file:
+        fields = {**{name: file[name] for name in file.files}, **changes}
+    np.savez(target, **{name: value for name, value in fields.items() if value is not None})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step_sizes": None}, "it has no step_sizes"),
+        ({"step_sizes": np.float32([0.1, -0.1])}, "its field 'step_sizes' is malformed"),
+        ({"labels": np.ones((3, 10, 10), np.float32)}, "its field 'labels' is malformed"),
+        ({"std": np.zeros(1, np.float32)}, "its field 'std' is malformed"),
+        ({"mean": np.zeros(3, np.float32)}, "its field 'mean' is malformed"),
+        ({"images": np.full((2, 10, 28, 28, 1), np.nan, np.float32)}, "its field 'images' is not finite"),
+        ({"images": np.array([{"a": 1}], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
+        ({"images": np.ones((2, 10, 32, 32, 1), np.float32)}, "has images of shape (28, 28, 1)"),
+        ({"labels": np.ones((2, 10, 7), np.float32)}, "has as many classes as 10"),
+    ],
+)
+def test_a_file_that_is_malformed_or_does_not_fit_is_refused(finished, tmp_path, changes, message):
+    path = rewrite(finished / "distilled.npz", tmp_path / "changed.npz", **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate.run(path, evaluate.Config(nets=2))
+
+
+def test_evaluate_refuses_a_missing_path_and_bad_settings(finished, tmp_path):
+    for arguments, message in (
+        ([], "RUN_OR_NPZ: it is missing"),
+        ([str(tmp_path)], "distilled data: .* cannot be used"),
+        ([str(finished), "--nets", "0"], "nets: 0 is not accepted"),
+        ([str(finished), "--at", "3", "2"], "at: .3, 2. is not accepted"),
+        ([str(finished), "--training.epochs", "0"], "training.epochs: 0 is not accepted"),
+        ([str(finished), "--network", "alexcifarnet"], "alexcifarnet takes images of 32×32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate.main(arguments)
+
+
+def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, tmp_path, capsys):
+    workdir = tmp_path / "table"
+    baselines.main(
+        ["digits", "--steps", "2", "--sets", "2", "--candidates", "5", "--scoring-examples", "100",
+         "--weights.test-nets", "4", "--weights.validation-nets", "1", "--against", str(finished),
+         "--workdir", str(workdir)]
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads((workdir / "result.json").read_text())["rows"]}
+    distilled = rows.pop(f"distilled: {finished}")
+    assert list(rows) == ["random real", "optimized real", "k-means", "average real", "random k-NN", "k-means k-NN"]
+    assert [rows[name]["accuracy"]["n"] for name in rows] == [4, 4, 4, 4, 2, 2]
+    assert distilled["accuracy"]["mean"] > rows["random real"]["accuracy"]["mean"]
+    assert rows["k-means k-NN"]["accuracy"]["mean"] > rows["random k-NN"]["accuracy"]["mean"]
+    table = (workdir / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert table.count("\n") == 9
+
+
+def test_optimized_real_is_scored_on_training_examples_alone(monkeypatch):
+    """The candidates' scorer sees the split that the experiment says, whose images are of the training split."""
+    config = baselines.PRESETS["digits"]
+    config = baselines.dataclasses.replace(config, steps=1, sets=1, candidates=3, scoring_examples=50)
+    dataset = baselines.make_dataset(baselines.read("digits"), validation_fraction=0.1, seed=0)
+    layout = baselines.Layout(10, 1, 3)
+    seen = []
+
+    def score(distilled, keys, split):
+        seen.append((len(keys), split))
+        return np.zeros(len(keys))
+
+    rows = baselines._trained(config, dataset, layout, score)
+    next(rows)
+    seen.clear()
+    next(rows)
+    training = {image.tobytes() for image in np.asarray(dataset.train.images)}
+    tested = [split for count, split in seen if split is dataset.test]
+    scored = [split for count, split in seen if split is not dataset.test and split is not dataset.validation]
+    assert len(scored) == 3  # once for each candidate
+    assert all({image.tobytes() for image in np.asarray(split.images)} <= training for split in scored)
+    assert seen[-1][1] is dataset.test  # and the test split comes last
+    assert len(tested) == 1
+
+
+def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(ablations.VALUES, "epochs", (1, 2))
+    monkeypatch.setitem(ablations.VALUES, "test_epochs", (1, 3))
+    arguments = [
+        "digits", "--axes", "epochs", "test_epochs", "--base.outer.steps", "3", "--base.distilled.steps", "1",
+        "--base.weights.test-nets", "2", "--base.weights.nets", "1", "--workdir", str(tmp_path / "a"),
+    ]  # fmt: skip
+    ablations.main(arguments)
+    tables = json.loads((tmp_path / "a" / "result.json").read_text())["tables"]
+    assert [[row["value"] for row in tables[axis]] for axis in tables] == [[1, 2], [1, 3]]
+    assert (tmp_path / "a" / "epochs.png").read_bytes().startswith(b"\x89PNG")
+    base = json.loads((tmp_path / "a" / "base" / "result.json").read_text())
+    assert tables["test_epochs"][1]["accuracy"] == pytest.approx(base["test_accuracy"]["after"])
+    capsys.readouterr()
+    ablations.main(arguments)
+    assert "resuming at step 3 of 3" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="axes: 'width' is unknown"):
+        ablations.main(["digits", "--axes", "width", "--workdir", str(tmp_path / "b")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights.nets", "0"], "weights.nets: 0 is not accepted; use 1 or more"),
+        (["--weights.test-nets", "0"], "weights.test_nets: 0 is not accepted"),
+        (["--outer.net-norm", "-1"], "outer.net_norm: -1.0 is not accepted"),
+        (["--outer.samples", "4"], "outer.samples: 4 is not accepted with many networks"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        random_init.main([*SMALL, *arguments, "--workdir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
