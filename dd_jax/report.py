@@ -86,9 +86,11 @@ def percent(score: Mapping[str, float]) -> str:
     return f"{100 * score['mean']:.2f} ± {100 * score['std']:.2f} % (n = {score['n']})"
 
 
-def percent_reported(fraction: float | None) -> str:
-    """A figure of the paper, or a dash where it has none."""
-    return "–" if fraction is None else f"{100 * fraction:.1f} %"
+def percent_reported(fraction: float | None, std: float | None = None) -> str:
+    """A figure of the paper, with its spread where it gives one, or a dash where it has none."""
+    if fraction is None:
+        return "–"
+    return f"{100 * fraction:.1f} %" if std is None else f"{100 * fraction:.1f} ± {100 * std:.1f} %"
 
 
 def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int, pictures: Mapping[str, bytes]) -> str:
@@ -107,11 +109,12 @@ def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int
         return f"<table><tr>{head}</tr>{body}</table>"
 
     test = result["test_accuracy"]
+    reported = percent_reported(result["reported"], result.get("reported_std"))
     accuracy = table(
         ("test accuracy", "measured", "reported by the paper"),
         [
             ("before any step", percent(test["before"]), percent_reported(result["reported_before"])),
-            (f"after {len(step_sizes)} steps", percent(test["after"]), percent_reported(result["reported"])),
+            (f"after {len(step_sizes)} steps", percent(test["after"]), reported),
         ],
     )
     epochs = [step_sizes[i : i + distinct] for i in range(0, len(step_sizes), distinct)]

@@ -28,7 +28,7 @@ from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss
 from dd_jax.networks import make_network
 from dd_jax.readers import read
-from dd_jax.report import percent
+from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData
 from experiments import evaluate as evaluate_experiment
@@ -133,7 +133,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
         print(_line(rows[-1]), flush=True)
 
-    print("| | measured | reported | step size |\n|---|---|---|---|", flush=True)
+    print("| | measured | reported | chosen |\n|---|---|---|---|", flush=True)
     for name, accuracies, step_size in _trained(config, dataset, layout, score):
         add(name, mean_and_std(accuracies), step_size=step_size)
     for name, accuracy, facts in _neighbours(config, dataset, layout):
@@ -153,7 +153,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
     }
-    table = "| | measured | reported | step size |\n|---|---|---|---|\n" + "\n".join(map(_line, rows)) + "\n"
+    table = "| | measured | reported | chosen |\n|---|---|---|---|\n" + "\n".join(map(_line, rows)) + "\n"
     write_atomically(workdir / "table.md", table)
     write_json(workdir / "result.json", result)
     return result
@@ -224,8 +224,8 @@ def _neighbours(config: Config, dataset: Dataset, layout: Layout):
 
 
 def _line(row: dict[str, Any]) -> str:
-    reported = "–" if row["reported"] is None else f"{100 * row['reported']:.1f} ± {100 * row['reported_std']:.1f} %"
     chosen = row.get("step_size") or (f"k = {row['k']}, ℓ{row['p']}" if "k" in row else "–")
+    reported = percent_reported(row["reported"], row["reported_std"])
     return f"| {row['name']} | {percent(row['accuracy'])} | {reported} | {chosen} |"
 
 

@@ -19,7 +19,7 @@ from dd_jax.losses import classification_loss
 from dd_jax.networks import make_network
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
 from dd_jax.readers import read
-from dd_jax.report import draw_curve, draw_images, html_report, percent, to_png
+from dd_jax.report import draw_curve, draw_images, html_report, percent, percent_reported, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData, Mode, noise
 from experiments.reported import REPORTED
@@ -287,8 +287,11 @@ def run_from_command_line(
     result = run(experiment, preset, config)
     if result is None:
         return
-    for when, known in (("before", result["reported_before"]), ("after", result["reported"])):
-        quoted = "" if known is None else f"   (reported by the paper: {100 * known:.1f} %)"
-        print(f"test accuracy {when:>6} the steps: {percent(result['test_accuracy'][when])}{quoted}")
+    quoted = {
+        "before": percent_reported(result["reported_before"]),
+        "after": percent_reported(result["reported"], result["reported_std"]),
+    }
+    for when, score in result["test_accuracy"].items():
+        print(f"test accuracy {when:>6} the steps: {percent(score)}   (reported by the paper: {quoted[when]})")
     page = workdir_of(experiment, preset, config) / "report.html"
     print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; the report is {page}")

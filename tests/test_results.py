@@ -48,3 +48,21 @@ def test_the_table_holds_what_was_measured_beside_what_was_reported(tmp_path, mo
 def test_an_unfinished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no result\.json"):
         results.record(tmp_path, tmp_path / "results")
+
+
+def test_a_run_without_a_table_is_refused(tmp_path):
+    (tmp_path / "result.json").write_text('{"experiment": "linear_case"}')
+    with pytest.raises(ValueError, match="is of linear_case; use one of fixed_init, random_init, baselines"):
+        results.record(tmp_path, tmp_path / "results")
+
+
+def test_a_table_of_baselines_follows(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\n{results.END}\n")
+    run = tmp_path / "runs" / "mnist"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text('{"experiment": "baselines", "wall_seconds": 90.0}')
+    (run / "table.md").write_text("| a | b |\n")
+    results.main([str(run)])
+    readme = (tmp_path / "README.md").read_text()
+    assert "Baselines on mnist, as many images and GD steps as `random_init` (90 s):\n\n| a | b |\n" in readme
