@@ -9,6 +9,7 @@ each setting, and writes result.json, and one plot for each.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dd_jax.storage import write_atomically, write_json
 from experiments import evaluate, random_init
 from experiments.distil import Config as Base
 from experiments.distil import run as distil
+from experiments.distil import settings_of
 from experiments.runner import claim_workdir, command_line, run_as_script
 
 VALUES: dict[str, tuple[float, ...]] = {
@@ -82,9 +84,11 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     claim_workdir(workdir, {"experiment": "ablations", "preset": preset})
 
     def accuracy(name: str, varied: Base) -> dict[str, Any]:
-        result = distil("ablations", name, dataclasses.replace(varied, workdir=workdir / name, plan=False))
-        assert result is not None
-        return result["test_accuracy"]["after"]
+        done = workdir / name / "result.json"
+        finished = json.loads(done.read_text()) if done.exists() else {}
+        if finished.get("config") != json.loads(json.dumps(settings_of(varied))):
+            finished = distil("ablations", name, dataclasses.replace(varied, workdir=done.parent, plan=False)) or {}
+        return finished["test_accuracy"]["after"]
 
     tables: dict[str, list[dict[str, Any]]] = {}
     for axis in config.axes:

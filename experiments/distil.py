@@ -145,7 +145,7 @@ def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
+    settings = settings_of(config)
     dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
     image_shape, classes = dataset.image_shape, len(dataset.class_names)
     network = make_network(config.network, image_shape, classes, switch_width=config.switch_width)
@@ -237,6 +237,11 @@ def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
     }
     _write(workdir, config, result, distilled, dataset, theta, trained.metrics)
     return result
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's result, as result.json holds them."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
 
 
 def workdir_of(experiment: str, preset: str, config: Config) -> Path:

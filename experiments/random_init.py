@@ -19,8 +19,8 @@ _RECIPE = OuterRecipe(steps=3500, learning_rate=0.03, b1=0.9, clip=None, net_nor
 _OURS = {
     "digits": Config(
         weights=Weights(nets=4, test_nets=50),
-        distilled=Distilled(steps=5, step_size=0.05),
-        outer=dataclasses.replace(_RECIPE, steps=300),
+        distilled=Distilled(steps=5, step_size=0.1),
+        outer=dataclasses.replace(_RECIPE, steps=600, max_step_size=0.25),
         batch_size=128,
         switch_width=0.0,
         validation_fraction=0.1,

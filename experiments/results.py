@@ -49,9 +49,7 @@ def tables(results: Path) -> str:
             lines.append("| " + " | ".join(_row(path, json.loads(path.read_text()))) + " |")
     for path in sorted((results / "baselines").glob("*/result.json")):
         seconds = json.loads(path.read_text())["wall_seconds"]
-        title = (
-            f"Baselines on {path.parent.name}, 10 images of each class in 10 steps, 3 epochs ({_duration(seconds)}):"
-        )
+        title = f"Baselines on {path.parent.name}, as many images and GD steps as `random_init` ({_duration(seconds)}):"
         lines += ["", title, "", (path.parent / "table.md").read_text().rstrip()]
     return "\n".join(lines)
 
