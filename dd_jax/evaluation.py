@@ -6,6 +6,7 @@ A network is drawn, trained as :class:`Training` says, and scored at the numbers
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -87,6 +88,10 @@ class Training:
 
 def check_training(training: Training, distilled: DistilledData) -> None:
     """Raises ``ValueError``, naming the setting, its value and what is accepted, if one does not fit."""
+    for name, kinds in (("optimizer", Optimizer), ("order", Order)):
+        if getattr(training, name) not in typing.get_args(kinds):
+            accepted = ", ".join(typing.get_args(kinds))
+            raise ValueError(f"training.{name}: {getattr(training, name)!r} is unknown; use one of {accepted}")
     images = math.prod(distilled.images.shape[:2])
     rate, size, epochs = training.learning_rate, training.batch_size, training.epochs
     if (training.optimizer == "stored") != (rate is None):

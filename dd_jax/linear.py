@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.unroll import DistilledData, unroll
+from dd_jax.unroll import DistilledData, raw_step_size, unroll
 
 
 def quadratic_loss(theta: jax.Array, d: jax.Array, t: jax.Array) -> jax.Array:
@@ -153,4 +153,4 @@ def _raw(step_size: float) -> jax.Array:
     """One step size before its softplus, ``[1]``."""
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size: {step_size} is not accepted; use a positive number")
-    return jnp.full(1, step_size + math.log(-math.expm1(-step_size)))
+    return jnp.full(1, raw_step_size(step_size))

@@ -144,7 +144,7 @@ def mean_meta_gradient(
       thetas: θ₀ of N networks, each leaf with a leading axis N.
       net_norm: if given, each network's gradient in x̃ and raw η̃ is first scaled to this norm. The norms differ tenfold
         between networks, and without it the mean is that of the one or two largest. A network whose gradient is not
-        finite is left out of both means, unless none is.
+        finite is left out of both means; where none is finite, neither mean is.
 
     Returns:
       The mean objective, and its gradient shaped like ``distilled``.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.unroll import DistilledData, Params
+from dd_jax.unroll import DistilledData, Params, raw_step_size
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -48,7 +48,7 @@ class DistilledFile(NamedTuple):
     @property
     def distilled(self) -> DistilledData:
         """x̃, ỹ and η̃, for :func:`dd_jax.unroll.unroll`."""
-        raw = self.step_sizes + np.log(-np.expm1(-self.step_sizes.astype(np.float64)))  # softplus⁻¹
+        raw = [raw_step_size(float(step_size)) for step_size in self.step_sizes]
         return DistilledData(*(jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, raw)))
 
     def weights_like(self, theta: Params) -> Params:

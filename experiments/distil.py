@@ -265,6 +265,7 @@ def _write(workdir, config: Config, result, distilled: DistilledData, dataset: D
     meta = {
         "experiment": result["experiment"],
         "dataset": config.dataset,
+        "validation_fraction": config.validation_fraction,
         "network": config.network,
         "initialisation": {"law": config.weights.law, "gain": config.weights.gain, "seed": config.seed},
         "steps": config.distilled.steps,

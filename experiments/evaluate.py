@@ -45,8 +45,8 @@ class Config:
     """Numbers of steps to score after; 0 and the last if not given."""
     split: Literal["test", "validation"] = "test"
     """Choose on validation, and look at test once."""
-    validation_fraction: float = 1 / 12
-    """Share of the training split held out of it."""
+    validation_fraction: float | None = None
+    """Share of the training split held out of it; the run's own if not given. Another holds examples trained on."""
     seed: int | None = None
     """Draws the networks, never ones that data of any run were made on; the run's own if not given."""
     output: Path | None = None
@@ -77,9 +77,13 @@ def run(path: Path, config: Config) -> dict[str, Any]:
     name = config.dataset or meta.get("dataset")
     if name is None:
         raise ValueError(f"dataset: {path} does not say what it was made of; give --dataset")
-    seed = meta.get("initialisation", {}).get("seed", 0) if config.seed is None else config.seed
+    known = meta.get("initialisation", {})
+    seed = known.get("seed", 0) if config.seed is None else config.seed
     require(seed >= 0, "seed", seed, "0 or more")
-    dataset = make_dataset(read(name), validation_fraction=config.validation_fraction, seed=seed)
+    fraction = config.validation_fraction
+    if fraction is None:
+        fraction = meta.get("validation_fraction", 1 / 12)
+    dataset = make_dataset(read(name), validation_fraction=fraction, seed=known.get("seed", 0))
     classes = len(dataset.class_names)
     for what, held, wanted in (
         ("images of shape", tuple(file.images.shape[2:]), dataset.image_shape),
@@ -88,7 +92,6 @@ def run(path: Path, config: Config) -> dict[str, Any]:
         if held != wanted:
             raise ValueError(f"dataset: {name} has {what} {wanted}, and the distilled data {held}; use another dataset")
     network = make_network(config.network or meta.get("network", "lenet"), dataset.image_shape, classes)
-    known = meta.get("initialisation", {})
     stored = bool(file.initial_weights) and config.network is None and config.law is None and config.gain is None
     if stored:
         theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))

@@ -162,6 +162,8 @@ def test_the_keys_of_a_run_are_never_shared():
         (Training("adam", float("nan")), "training.learning_rate: nan is not accepted"),
         (Training("adam", 0.1, "minibatch", 13), r"training.batch_size: 13 is not accepted; use 1 … 12"),
         (Training("adam", 0.1, "stored", 3), "training.batch_size: 3 is not accepted"),
+        (Training("adamw", 0.1), "training.optimizer: 'adamw' is unknown; use one of stored, sgd, adam"),  # type: ignore
+        (Training(order="random"), "training.order: 'random' is unknown; use one of stored, shuffled"),  # type: ignore
         (Training(epochs=0), "training.epochs: 0 is not accepted"),
         (Training(order="minibatch"), "training.order: 'minibatch' has no stored step sizes"),
     ],

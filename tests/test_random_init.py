@@ -40,7 +40,7 @@ def test_the_same_command_again_changes_nothing(finished):
 
 
 def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp_path, capsys):
-    evaluate.main([str(finished), "--nets", "5", "--validation-fraction", "0.1", "--at", "0", "5", "15"])
+    evaluate.main([str(finished), "--nets", "5", "--at", "0", "5", "15"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     result = json.loads((finished / "result.json").read_text())
@@ -54,6 +54,15 @@ def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp
     scores = json.loads(output.read_text())["scores"]
     assert [score["steps"] for score in scores] == [0, 100]
     assert scores[1]["accuracy"]["mean"] > scores[0]["accuracy"]["mean"] + 0.2
+
+
+def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
+    """Whatever the seed of the networks: another split would hold examples that the data were made of."""
+    asked = []
+    original = evaluate.make_dataset
+    monkeypatch.setattr(evaluate, "make_dataset", lambda raw, **how: asked.append(how) or original(raw, **how))
+    evaluate.run(finished, evaluate.Config(split="validation", nets=1, seed=7, at=(0,)))
+    assert asked == [{"validation_fraction": 0.1, "seed": 0}]
 
 
 def rewrite(source, target, **changes):
