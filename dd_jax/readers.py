@@ -42,7 +42,7 @@ def read(source: str) -> RawData:
     """Reads labelled images by name or path.
 
     Args:
-      source: ``digits``; the name of a TFDS set (``mnist``, ``cifar10``, …); or a path, with a ``/`` in it or ending
+      source: ``digits``; the name of a TFDS set (``mnist``, ``usps``, …); or a path, with a ``/`` in it or ending
         in ``.npz``: an ``.npz`` file, a folder of IDX files, or a folder with a folder of images for each class.
 
     Raises:
@@ -79,27 +79,32 @@ def read_digits() -> RawData:
 def read_tfds(name: str) -> RawData:
     """A TFDS image-classification set (splits ``train`` and ``test``), read from array_record without TensorFlow.
 
-    TFDS looks in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``; a set that is missing there is prepared first if
-    TensorFlow is installed. The decoded arrays are kept in ``$XDG_CACHE_HOME/dd_jax`` (``~/.cache/dd_jax``), since
-    decoding takes a minute and reading them back does not.
+    TFDS looks in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``; a set that is missing there is downloaded and
+    prepared first, for which all but ``usps`` (:mod:`dd_jax.usps`) need TensorFlow. The decoded arrays are kept in
+    ``$XDG_CACHE_HOME/dd_jax`` (``~/.cache/dd_jax``), since decoding takes a minute and reading them back does not.
 
     Raises:
       ValueError: an unknown name, a set that is not prepared and cannot be, or one without images and labels.
     """
     import tensorflow_datasets as tfds  # here: slow to import, and only this reader wants it
 
+    import dd_jax.usps  # noqa: F401, registers it with TFDS
+
     folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    needs_tensorflow = name != "usps"
+    prepare = f"by reading it where its source can be downloaded (to {folder}/downloads; delete it there if damaged)"
+    if needs_tensorflow:
+        prepare = f"with pip install 'dd-jax[prepare]' and tfds build {name} --file_format=array_record"
     advice = (
-        f"put a prepared copy (array_record) into {folder}/{name}, or prepare it once with pip install "
-        f"'dd-jax[prepare]' and tfds build {name} --file_format=array_record; or use digits, an .npz file, a folder "
-        "of IDX files or a folder of images by class"
+        f"put a prepared copy (array_record) into {folder}/{name}, or prepare it once {prepare}; or use digits, an "
+        ".npz file, a folder of IDX files or a folder of images by class"
     )
     try:
         builder: Any = tfds.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises its own kinds for each way a name can be wrong
         raise ValueError(f"dataset: {name!r} is neither a TFDS set nor a path ({_line(error)}); {advice}") from error
     if not builder.data_path.exists():
-        if importlib.util.find_spec("tensorflow") is None:
+        if needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
             raise ValueError(f"dataset: TFDS set {name!r} is not in {folder}, and TensorFlow is missing; {advice}")
         try:
             builder = tfds.builder(name, data_dir=folder, file_format="array_record")
