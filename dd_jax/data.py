@@ -9,10 +9,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
-from dd_jax.readers import RawData
+from dd_jax.readers import RawData, resize
 
 TEST_FRACTION = 0.2  # held out where a source has no test split, always the same examples
 _PADDING = 4  # pixels, of the random crop
+_LUMA = (19595, 38470, 7471)  # (0.299, 0.587, 0.114) · 2¹⁶, of red, green and blue (ITU-R BT.601)
 
 
 class Split(NamedTuple):
@@ -37,6 +38,35 @@ class Dataset(NamedTuple):
         """(H, W, D)."""
         _, height, width, depth = self.train.images.shape
         return height, width, depth
+
+
+def conform(raw: RawData, size: int | None = None, channels: int | None = None) -> RawData:
+    """Brings the images of both splits to ``[N, size, size, channels]``, so that one network takes several sources.
+
+    Sizes change by bicubic resizing. Grey is repeated over three channels; colour becomes its luma, as in Pillow's "L".
+
+    Args:
+      raw: labelled images, ``[N, H, W, 1 or 3]``.
+      size: height and width; None keeps both.
+      channels: 1 (grey) or 3 (colour); None keeps them.
+
+    Raises:
+      ValueError: a size below 1, or another number of channels.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"size: {size} is below 1; use a number of pixels, or None to keep the images' own")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: {channels} is not accepted; use 1 (grey), 3 (colour), or None to keep them")
+
+    def change(images):
+        if channels == 1 and images.shape[-1] == 3:
+            images = ((images @ np.array(_LUMA, np.int32) + 2**15) >> 16).astype(np.uint8)[..., None]
+        if size is not None and images.shape[1:3] != (size, size):
+            images = resize(images, size)
+        return np.repeat(images, 3, axis=-1) if channels == 3 and images.shape[-1] == 1 else images
+
+    test_images = None if raw.test_images is None else change(raw.test_images)
+    return raw._replace(images=change(raw.images), test_images=test_images)
 
 
 def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:

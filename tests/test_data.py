@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from dd_jax.data import batch_drawer, crop_and_flip, make_dataset, normalise
+from dd_jax.data import batch_drawer, conform, crop_and_flip, make_dataset, normalise
 from dd_jax.evaluation import evaluate
 from dd_jax.readers import RawData
 
@@ -123,3 +124,53 @@ def test_evaluate_with_a_single_logit_is_binary():
     low, high = (2 * (level - data.mean[0]) / data.std[0] for level in (0, 1))
     expected = np.mean([np.log1p(np.exp(low)), np.log1p(np.exp(-low)), *[np.log1p(np.exp(-high))] * 2])
     assert float(score.loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [None, 6, 4, 9])
+@pytest.mark.parametrize(("depth", "channels"), [(1, None), (1, 1), (1, 3), (3, None), (3, 1), (3, 3)])
+def test_conform_agrees_with_pillow(size, depth, channels):
+    raw = RAW._replace(images=IMAGES[..., :depth], test_images=255 - IMAGES[:8, ..., :depth])
+    out = conform(raw, size, channels)
+    for before, after in ((raw.images, out.images), (raw.test_images, out.test_images)):
+        assert before is not None
+        assert after is not None
+        images = [Image.fromarray(image.squeeze(-1) if depth == 1 else image) for image in before]
+        if channels == 1:
+            images = [image.convert("L") for image in images]
+        if size is not None:
+            images = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
+        if channels == 3:
+            images = [image.convert("RGB") for image in images]
+        expected = np.stack([np.atleast_3d(np.asarray(image)) for image in images])
+        assert after.dtype == np.uint8
+        np.testing.assert_array_equal(after, expected)
+    assert out.labels is raw.labels
+    assert out.test_labels is raw.test_labels
+    assert out.class_names == raw.class_names
+
+
+def test_luma_is_pillows_for_every_colour():
+    levels = np.arange(0, 256, 3, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 86 * 86, 86, 3)
+    raw = RawData(colours, LABELS[:1], None, None, ("a", "b"))
+    expected = np.asarray(Image.fromarray(colours[0]).convert("L"))
+    np.testing.assert_array_equal(conform(raw, channels=1).images[0, ..., 0], expected)
+
+
+def test_conform_keeps_what_needs_no_change():
+    for size, channels in ((None, None), (6, 3), (6, None), (None, 3)):
+        out = conform(RAW, size, channels)
+        assert out.images is RAW.images
+        assert out.test_images is RAW.test_images
+    grey = RAW._replace(images=IMAGES[..., :1], test_images=None, test_labels=None)
+    assert conform(grey, 6, 3).test_images is None
+    np.testing.assert_array_equal(conform(conform(grey, channels=3), channels=1).images, grey.images)
+    for oblong in (IMAGES[:, :4], IMAGES[:, :, :4]):
+        assert conform(grey._replace(images=oblong), 6).images.shape == (100, 6, 6, 3)
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"size": -4}, {"channels": 0}, {"channels": 2}, {"channels": 4}])
+def test_conform_refuses_sizes_and_channels_that_no_image_has(change):
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"^{name}: {value} "):
+        conform(RAW, **change)
