@@ -8,7 +8,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +56,42 @@ def evaluate(
         return jnp.sum(predictions(logits) == labels), jnp.sum(losses(logits, jax.nn.one_hot(labels, classes)))
 
     size = split.labels.shape[0]
+    correct, loss = _sum_over(split, chunk, score)
+    return Score(correct / size, loss / size)
+
+
+def confusion(
+    apply: Callable[[Params, jax.Array], jax.Array],
+    theta: Params,
+    split: Split,
+    mean: np.ndarray,
+    std: np.ndarray,
+    classes: int,
+    *,
+    chunk: int = 250,
+) -> jax.Array:
+    """How many examples of each class are taken for which, ``[C, C]`` int32, a row for each true class.
+
+    Args:
+      apply, theta, split, mean, std, classes, chunk: as in :func:`evaluate`.
+    """
+
+    def count(images, labels):
+        guesses = predictions(apply(theta, normalise(images, mean, std)))
+        return jnp.zeros((classes, classes), jnp.int32).at[labels, guesses].add(1)
+
+    return _sum_over(split, chunk, count)
+
+
+def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]) -> Any:
+    """The sum of ``f(images, labels)`` over chunks of a split and a smaller last one."""
+    size = split.labels.shape[0]
     whole = size - size % chunk
     parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), split)
-    correct, loss = (jnp.sum(total) for total in jax.lax.map(lambda part: score(*part), parts))
-    if whole < size:
-        of_rest = score(*jax.tree.map(lambda a: a[whole:], split))
-        correct, loss = correct + of_rest[0], loss + of_rest[1]
-    return Score(correct / size, loss / size)
+    total = jax.tree.map(lambda sums: jnp.sum(sums, axis=0), jax.lax.map(lambda part: f(*part), parts))
+    if whole == size:
+        return total
+    return jax.tree.map(jnp.add, total, f(*jax.tree.map(lambda a: a[whole:], split)))
 
 
 Order = Literal["stored", "shuffled", "minibatch"]
@@ -122,9 +151,9 @@ def train_and_score(
     theta: Params,
     distilled: DistilledData,
     training: Training,
-    score: Callable[[Params], Score],
+    score: Callable[[Params], Any],
     at: Sequence[int],
-) -> Score:
+) -> Any:
     """Trains one network and scores it after each of ``at`` steps.
 
     Args:
@@ -133,11 +162,11 @@ def train_and_score(
       theta: θ₀.
       distilled: x̃, ỹ and η̃.
       training: how.
-      score: of weights, such as :func:`evaluate` with a split.
+      score: of weights, such as :func:`evaluate` or :func:`confusion` with a split; any pytree of arrays.
       at: increasing numbers of steps, 0 for θ₀ itself.
 
     Returns:
-      A score with a leading axis of ``len(at)``.
+      What ``score`` returns, with a leading axis of ``len(at)``.
 
     Raises:
       ValueError: settings that do not fit, or steps out of order or beyond :func:`steps_of`.
@@ -198,30 +227,32 @@ def _step_sizes(distilled, total):
 
 def evaluate_nets(
     keys: jax.Array,
-    draw: Callable[[jax.Array], Params],
+    draw: Callable[[jax.Array], Params] | Params,
     loss: Loss,
     distilled: DistilledData,
     training: Training,
-    score: Callable[[Params], Score],
+    score: Callable[[Params], Any],
     at: Sequence[int],
     *,
     chunk: int | None = None,
-) -> Score:
+) -> Any:
     """Trains and scores one network for each key.
 
     Args:
       keys: ``[K]``, of networks that the data were not made on.
-      draw: p(θ₀), ``key -> weights``.
+      draw: p(θ₀), ``key -> weights``; or the weights themselves, each leaf with a leading axis K.
       loss, distilled, training, score, at: as in :func:`train_and_score`.
       chunk: networks at a time; one if not given on a CPU, whose cache holds no more, and 50 elsewhere.
 
     Returns:
-      A score with leading axes ``[K, len(at)]``.
+      What ``score`` returns, with leading axes ``[K, len(at)]``.
     """
 
-    def one(key):
+    def one(key, theta):
         weights_key, order_key = jax.random.split(key)
-        return train_and_score(order_key, loss, draw(weights_key), distilled, training, score, at)
+        theta = draw(weights_key) if callable(draw) else theta
+        return train_and_score(order_key, loss, theta, distilled, training, score, at)
 
     chunk = chunk or (1 if jax.default_backend() == "cpu" else 50)
-    return jax.lax.map(one, keys, batch_size=chunk if chunk > 1 else None)
+    thetas = None if callable(draw) else draw
+    return jax.lax.map(lambda net: one(*net), (keys, thetas), batch_size=chunk if chunk > 1 else None)

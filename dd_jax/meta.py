@@ -14,21 +14,28 @@ _CPU_CHUNK = 2**17  # pixels of real images at a time: their activations stay in
 
 
 def outer_objective(
-    loss: Loss, distilled: DistilledData, theta: Params, batch: Batch, *, mode: Mode = "forward_over_reverse"
+    loss: Loss,
+    distilled: DistilledData,
+    theta: Params,
+    batch: Batch,
+    *,
+    objective: Loss | None = None,
+    mode: Mode = "forward_over_reverse",
 ) -> jax.Array:
     """L(x̃, η̃; θ₀) = ℓ(x, y; θ_T): the loss on real data, after the last step on the distilled data only.
 
     Args:
-      loss: ℓ, ``(theta, images, labels) -> scalar``; used both inside the loop and on the real batch.
+      loss: ℓ inside the loop, ``(theta, images, labels) -> scalar``.
       distilled: x̃, ỹ and η̃.
       theta: θ₀.
       batch: real images ``[B, H, W, D]`` and labels ``[B, C]``.
+      objective: ℓ on the real batch, where it is another (paper, section 3.6); ``loss`` if not given.
       mode: how the loop is differentiated (see :data:`dd_jax.unroll.Mode`).
 
     Returns:
       A scalar in nats.
     """
-    return loss(unroll(loss, theta, distilled, mode=mode), *batch)
+    return (objective or loss)(unroll(loss, theta, distilled, mode=mode), *batch)
 
 
 def meta_gradient(
@@ -37,6 +44,7 @@ def meta_gradient(
     theta: Params,
     batch: Batch,
     *,
+    objective: Loss | None = None,
     mode: Mode = "forward_over_reverse",
     chunk: int | None = None,
 ) -> tuple[jax.Array, DistilledData]:
@@ -45,7 +53,8 @@ def meta_gradient(
     The same numbers as ``jax.value_and_grad(outer_objective, argnums=1)``, the real batch taken in chunks.
 
     Args:
-      loss, distilled, theta, batch: as in :func:`outer_objective`; ``loss`` must be a mean over its examples.
+      loss, distilled, theta, batch, objective: as in :func:`outer_objective`; the loss on the real batch must be a mean
+        over its examples.
       mode: how the loop is differentiated (see :data:`dd_jax.unroll.Mode`).
       chunk: real examples at a time; if not given, what fits a CPU's cache there, and the whole batch elsewhere.
 
@@ -55,7 +64,7 @@ def meta_gradient(
     trained, pull_back = jax.vjp(lambda distilled: unroll(loss, theta, distilled, mode=mode), distilled)
     if chunk is None:
         chunk = _default_chunk(batch[0].shape)
-    value, gradient = _gradient_in_chunks(loss, trained, batch, chunk)
+    value, gradient = _gradient_in_chunks(objective or loss, trained, batch, chunk)
     return value, pull_back(gradient)[0]
 
 
@@ -92,6 +101,7 @@ def smoothed_meta_gradient(
     *,
     scale: jax.Array | float,
     samples: int,
+    objective: Loss | None = None,
     mode: Mode = "forward_over_reverse",
 ) -> tuple[jax.Array, DistilledData]:
     """The meta-gradient averaged over perturbed images, mean_k ∇L(x̃ + σ ε_k), ε_k ~ N(0, 1).
@@ -102,7 +112,7 @@ def smoothed_meta_gradient(
 
     Args:
       key: a JAX random key, for ε.
-      loss, distilled, theta, batch: as in :func:`outer_objective`; ``samples`` must divide B.
+      loss, distilled, theta, batch, objective: as in :func:`outer_objective`; ``samples`` must divide B.
       scale: σ, in normalised pixel units.
       samples: number of perturbations.
       mode: how the loop is differentiated.
@@ -122,7 +132,8 @@ def smoothed_meta_gradient(
 
     def one(noise_and_share):
         noise, share = noise_and_share
-        return meta_gradient(loss, distilled._replace(images=distilled.images + noise), theta, share, mode=mode)
+        perturbed = distilled._replace(images=distilled.images + noise)
+        return meta_gradient(loss, perturbed, theta, share, objective=objective, mode=mode)
 
     return _mean_over(one, (noise, shares))
 
@@ -133,6 +144,7 @@ def mean_meta_gradient(
     thetas: Params,
     batch: Batch,
     *,
+    objective: Loss | None = None,
     net_norm: float | None = None,
     mode: Mode = "forward_over_reverse",
     chunk: int | None = None,
@@ -140,7 +152,7 @@ def mean_meta_gradient(
     """The meta-gradient averaged over initial weights, for data that train any network (paper, equation 5).
 
     Args:
-      loss, distilled, batch, mode, chunk: as in :func:`meta_gradient`.
+      loss, distilled, batch, objective, mode, chunk: as in :func:`meta_gradient`.
       thetas: θ₀ of N networks, each leaf with a leading axis N.
       net_norm: if given, each network's gradient in x̃ and raw η̃ is first scaled to this norm. The norms differ tenfold
         between networks, and without it the mean is that of the one or two largest. A network whose gradient is not
@@ -151,7 +163,7 @@ def mean_meta_gradient(
     """
 
     def one(theta):
-        value, gradient = meta_gradient(loss, distilled, theta, batch, mode=mode, chunk=chunk)
+        value, gradient = meta_gradient(loss, distilled, theta, batch, objective=objective, mode=mode, chunk=chunk)
         if net_norm is None:
             return jnp.ones(()), value, gradient
         norm = optax.tree.norm(gradient._replace(labels=None))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ class OuterRecipe:
     """Adam's first decay, β₁."""
     b2: float = 0.999
     """Adam's second decay, β₂."""
+    step_size_rate: float = 1.0
+    """Adam's rate for raw η̃, as a share of that for the images."""
     halve_every: int | None = None
     """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
     clip: float | None = 2.0
@@ -44,6 +46,7 @@ def check_recipe(recipe: OuterRecipe) -> None:
     for name, accepted, least, below in (
         ("steps", "1 or more", 1, math.inf),
         ("learning_rate", "a positive number", math.ulp(0), math.inf),
+        ("step_size_rate", "a positive number", math.ulp(0), math.inf),
         ("b1", "at least 0 and below 1", 0, 1),
         ("b2", "at least 0 and below 1", 0, 1),
         ("halve_every", "1 or more", 1, math.inf),
@@ -69,7 +72,13 @@ def relative_rate(recipe: OuterRecipe) -> optax.Schedule:
 def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
     """The optimizer of Algorithm 1's last line, over a ``DistilledData``; the labels stay as they are."""
     relative = relative_rate(recipe)
+
+    def slower(updates: Any, params: Any) -> Any:
+        del params
+        return updates._replace(raw_step_sizes=recipe.step_size_rate * updates.raw_step_sizes)
+
     learned = optax.adam(lambda step: recipe.learning_rate * relative(step), recipe.b1, recipe.b2)
+    learned = optax.chain(learned, optax.stateless(slower))
     if recipe.clip is not None:
         learned = optax.chain(clip_by_running_norm(recipe.clip), learned)
     kinds = DistilledData._make(("learned", "fixed", "learned"))  # images, labels, raw step sizes
@@ -136,6 +145,7 @@ def outer_step(
     loss: Loss,
     recipe: OuterRecipe,
     *,
+    objective: Loss | None = None,
     many: bool = False,
     optimizer: optax.GradientTransformation | None = None,
     mode: Mode = "forward_over_reverse",
@@ -147,6 +157,7 @@ def outer_step(
     Args:
       loss: ℓ, ``(theta, images, labels) -> scalar``.
       recipe: the settings.
+      objective: ℓ on the real batch, where it is another (paper, section 3.6); ``loss`` if not given.
       many: ``update`` takes θ₀ of N networks, each leaf with a leading axis N, and follows their mean (equation 5);
         else those of one network (equation 4).
       optimizer: moves a ``DistilledData``, instead of :func:`outer_optimizer`'s.
@@ -170,15 +181,16 @@ def outer_step(
     def update(key, state, theta, batch):
         if many:
             value, gradient = mean_meta_gradient(
-                loss, state.distilled, theta, batch, mode=mode, net_norm=recipe.net_norm
+                loss, state.distilled, theta, batch, objective=objective, net_norm=recipe.net_norm, mode=mode
             )
         elif recipe.samples == 1:
-            value, gradient = meta_gradient(loss, state.distilled, theta, batch, mode=mode)
+            value, gradient = meta_gradient(loss, state.distilled, theta, batch, objective=objective, mode=mode)
         else:
             scale = jnp.asarray(relative(state.step)) * recipe.smoothing
             value, gradient = smoothed_meta_gradient(
-                key, loss, state.distilled, theta, batch, scale=scale, samples=recipe.samples, mode=mode
-            )
+                key, loss, state.distilled, theta, batch,
+                scale=scale, samples=recipe.samples, objective=objective, mode=mode,
+            )  # fmt: skip
         norm = optax.tree.norm(gradient._replace(labels=None))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
         distilled = jax.tree.map(jnp.add, state.distilled, updates)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,20 +58,32 @@ class DistilledFile(NamedTuple):
         Raises:
           ValueError: names or shapes that are not those of ``theta``.
         """
-        named = {
-            jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
-            for keys, leaf in jax.tree_util.tree_flatten_with_path(theta)[0]
-        }
-        wanted = {name: leaf.shape for name, leaf in named.items()}
-        held = {name: array.shape for name, array in self.initial_weights.items()}
-        if wanted != held:
-            differing = sorted(dict(wanted.items() ^ held.items()))[0]
-            raise ValueError(
-                f"distilled data: its initial weights do not fit the network ({differing} is "
-                f"{held.get(differing)} there and {wanted.get(differing)} in the network)"
-            )
-        leaves = [jnp.asarray(self.initial_weights[name]) for name in named]
-        return jax.tree.unflatten(jax.tree.structure(theta), leaves)
+        named = {name: jnp.asarray(array) for name, array in self.initial_weights.items()}
+        return restructured(named, theta, "distilled data: its initial weights do")
+
+
+def named_leaves(theta: Params) -> dict[str, Any]:
+    """The leaves of a pytree by name, for example ``"params/Conv_0/kernel"``, in its own order."""
+    leaves = jax.tree_util.tree_flatten_with_path(theta)[0]
+    return {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
+
+
+def restructured(arrays: Mapping[str, Any], like: Params, subject: str, *, many: bool = False) -> Params:
+    """Named arrays as a pytree like ``like``; with ``many``, each with one more axis in front.
+
+    Raises:
+      ValueError: names or shapes that are not those of ``like``; the message begins with ``subject``.
+    """
+    named = named_leaves(like)
+    wanted = {name: tuple(leaf.shape) for name, leaf in named.items()}
+    held = {name: tuple(array.shape[many:]) for name, array in arrays.items()}
+    if wanted != held:
+        differing = sorted(dict(wanted.items() ^ held.items()))[0]
+        raise ValueError(
+            f"{subject} not fit the network ({differing} is {held.get(differing)} there and {wanted.get(differing)} "
+            "in the network)"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named])
 
 
 _ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
@@ -97,8 +110,7 @@ def save_distilled(
     arrays: dict[str, Any] = dict(
         zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True)
     )
-    for keys, weight in jax.tree_util.tree_flatten_with_path(theta)[0]:
-        arrays[_WEIGHTS + jax.tree_util.keystr(keys, simple=True, separator="/")] = weight
+    arrays |= {_WEIGHTS + name: weight for name, weight in named_leaves(theta).items()}
     arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays, meta=np.array(json.dumps(meta)))

@@ -21,22 +21,29 @@ import numpy as np
 
 import dd_jax
 from dd_jax import baselines
+from dd_jax.bank import load_bank
 from dd_jax.baselines import Layout
-from dd_jax.data import Dataset, Split, make_dataset, normalise
-from dd_jax.evaluation import Training, evaluate, evaluate_nets
-from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss
-from dd_jax.networks import make_network
-from dd_jax.readers import read
+from dd_jax.data import Dataset, Split, normalise
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData
 from experiments import evaluate as evaluate_experiment
-from experiments.distil import Weights, mean_and_std, streams
+from experiments.distil import (
+    HeldOut,
+    Images,
+    Nets,
+    Weights,
+    jsonable,
+    mean_and_std,
+    part_of,
+    problem,
+    scorer,
+    streams,
+)
 from experiments.reported import BASELINES
 from experiments.runner import claim_workdir, command_line, require, run_as_script
 
-STEP_SIZES = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Config:
     """digits, a TFDS name, or a path, as for the other experiments."""
     network: str = "lenet"
     """lenet or alexcifarnet."""
-    weights: Weights = dataclasses.field(default_factory=lambda: Weights(validation_nets=4))
+    images: Images = dataclasses.field(default_factory=Images)
+    weights: Weights = dataclasses.field(default_factory=lambda: Weights(nets=1))
     """p(θ₀), and how many networks are held out of it."""
     steps: int = 10
     """S, distinct gradient steps."""
@@ -60,11 +68,13 @@ class Config:
     candidates: int = 50
     """Random sets of which the best fifth counts as optimized."""
     scoring_examples: int = 1000
-    """Training examples that the candidates are scored on."""
+    """Validation examples that step sizes are chosen on, and training examples that the candidates are scored on."""
     validation_fraction: float = 1 / 12
     """Share of the training split held out of it, for choosing step sizes."""
     against: tuple[Path, ...] = ()
     """Runs or distilled.npz files to put beside the baselines."""
+    full: Path | None = None
+    """A bank trained on the whole of the data set, to put beside the baselines."""
     seed: int = 0
     """Draws the sets and the networks."""
     workdir: Path | None = None
@@ -72,10 +82,10 @@ class Config:
 
 
 PRESETS = {
-    "digits": Config(sets=5, candidates=10, weights=Weights(test_nets=50, validation_nets=4), validation_fraction=0.1),
+    "digits": Config(sets=5, candidates=10, weights=Weights(nets=1, test_nets=50), validation_fraction=0.1),
     "mnist": Config("mnist"),
     "fashion_mnist": Config("fashion_mnist"),
-    "cifar10": Config("cifar10", "alexcifarnet", weights=Weights(test_nets=20, validation_nets=2)),
+    "cifar10": Config("cifar10", "alexcifarnet", weights=Weights(nets=1, test_nets=20, validation_nets=2)),
 }
 
 
@@ -83,25 +93,7 @@ def _first(split: Split, count: int) -> Split:
     return Split(split.images[:count], split.labels[:count])
 
 
-Scorer = Callable[[DistilledData, jax.Array, Split], np.ndarray]  # data, keys [K], split -> accuracies [K]
-
-
-def _scorer(config: Config, dataset: Dataset) -> Scorer:
-    """Accuracies of networks trained on given data, one for each key."""
-    classes = len(dataset.class_names)
-    network = make_network(config.network, dataset.image_shape, classes)
-    draw = initial_weights(network, config.weights.law, config.weights.gain)
-    loss = classification_loss(network.apply)
-
-    @jax.jit
-    def accuracies(distilled, keys, split):
-        def score(theta):
-            return evaluate(network.apply, theta, split, dataset.mean, dataset.std, classes)
-
-        last = distilled.raw_step_sizes.shape[0]
-        return evaluate_nets(keys, draw, loss, distilled, Training(), score, (last,)).accuracy[:, 0]
-
-    return lambda distilled, keys, split: np.asarray(accuracies(distilled, keys, split))
+Scorer = Callable[[DistilledData, HeldOut, Split], np.ndarray]  # -> accuracies [K] after the last step
 
 
 def run(preset: str, config: Config) -> dict[str, Any]:
@@ -119,25 +111,42 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     for path in config.against:
         evaluate_experiment.load(path)
     began = time.monotonic()
-    dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
+    dataset, network, nets = problem(
+        config.dataset,
+        config.images,
+        config.network,
+        config.weights,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+    )
     layout = Layout(len(dataset.class_names), config.steps, config.epochs, config.images_per_class)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workdir", "against")}
-    settings["against"] = [str(path) for path in config.against]
+    full = None if config.full is None else load_bank(config.full / "held_out", network, dataset.image_shape)
+    settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
     workdir = _workdir(preset, config)
-    score = _scorer(config, dataset)
     claim_workdir(workdir, {"experiment": "baselines", "preset": preset, **settings})
     rows = []
 
     def add(name: str, accuracy: dict[str, Any], **facts: Any) -> None:
-        mean, std = BASELINES.get((config.dataset, name), (None, None))
+        mean, std = BASELINES.get((preset, name), (None, None))
         rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
         print(_line(rows[-1]), flush=True)
 
     print("| | measured | reported | chosen |\n|---|---|---|---|", flush=True)
-    for name, accuracies, step_size in _trained(config, dataset, layout, score):
+    at_last = scorer(dataset, network, at=(config.steps * config.epochs,))
+
+    def score(distilled, held_out, split):
+        return np.asarray(at_last(distilled, held_out, split).accuracy[:, 0])
+
+    if config.weights.bank is not None:
+        untrained = scorer(dataset, network, at=(0,))
+        anything = baselines.average_image(dataset.train, dataset.mean, dataset.std, layout)
+        add("no adaptation", mean_and_std(untrained(anything, nets.test, dataset.test).accuracy[:, 0]))
+    for name, accuracies, step_size in _trained(config, dataset, layout, nets, score):
         add(name, mean_and_std(accuracies), step_size=step_size)
     for name, accuracy, facts in _neighbours(config, dataset, layout):
         add(name, accuracy, **facts)
+    if full is not None:
+        add("full training", mean_and_std(full.accuracy))
     for path in config.against:
         evaluated = evaluate_experiment.run(
             path, evaluate_experiment.Config(dataset=config.dataset, nets=config.weights.test_nets)
@@ -159,27 +168,26 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     return result
 
 
-def _trained(config: Config, dataset: Dataset, layout: Layout, score: Scorer):
+def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score: Scorer):
     """Yields (name, test accuracies, step size) of each baseline that trains networks."""
-    keys = streams(config.seed)
-    validation_keys = jax.random.split(keys.validation, config.weights.validation_nets)
-    test_keys = jax.random.split(keys.test, config.weights.test_nets)
-    set_keys = jax.random.split(keys.noise, config.sets + 1)
+    set_keys = jax.random.split(streams(config.seed).noise, config.sets + 1)
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
+    choosing = _first(dataset.validation, config.scoring_examples)
 
     def tested(name: str, sets: Sequence[DistilledData]):
         """The step size by validation, of the sets together; then each set on its share of the test networks."""
 
         def mean_over_sets(step_size: float) -> float:
-            scored = [baselines.with_step_size(distilled, step_size) for distilled in sets[:5]]
-            return float(np.mean([score(distilled, validation_keys, dataset.validation) for distilled in scored]))
+            scored = [baselines.with_step_size(distilled, step_size) for distilled in sets[:3]]
+            return float(np.mean([score(distilled, nets.validation, choosing) for distilled in scored]))
 
         best = max(STEP_SIZES, key=mean_over_sets)
-        shares = zip(sets, np.array_split(np.arange(len(test_keys)), len(sets)), strict=True)
+        shares = [np.arange(len(nets.test[0]))] * len(sets)
+        if nets.known is None:
+            shares = [share for share in np.array_split(shares[0], len(sets)) if len(share)]
         accuracies = [
-            score(baselines.with_step_size(distilled, best), test_keys[share], dataset.test)
-            for distilled, share in shares
-            if len(share)
+            score(baselines.with_step_size(distilled, best), part_of(nets.test, share), dataset.test)
+            for distilled, share in zip(sets, shares, strict=False)
         ]
         return name, np.concatenate(accuracies), best
 
@@ -188,12 +196,12 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, score: Scorer):
     middle = baselines.best_step_size(
         baselines.random_real(set_keys[0], *of_training),
         STEP_SIZES,
-        lambda distilled: float(score(distilled, validation_keys, dataset.validation).mean()),
+        lambda distilled: float(score(distilled, nets.validation, choosing).mean()),
     )
     optimized = baselines.optimized_real(
         set_keys[0],
         *of_training,
-        lambda distilled: float(score(baselines.with_step_size(distilled, middle), validation_keys, scoring).mean()),
+        lambda distilled: float(score(baselines.with_step_size(distilled, middle), nets.validation, scoring).mean()),
         candidates=config.candidates,
     )
     yield tested("optimized real", optimized)

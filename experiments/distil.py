@@ -2,28 +2,41 @@
 
 import dataclasses
 import functools
+import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 import dd_jax
-from dd_jax.data import Dataset, batch_drawer, crop_and_flip, make_dataset
-from dd_jax.evaluation import Training, evaluate, evaluate_nets
+from dd_jax.bank import drawn, load_bank
+from dd_jax.data import Dataset, Split, batch_drawer, conform, crop_and_flip, make_dataset
+from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
 from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss
-from dd_jax.networks import make_network
+from dd_jax.losses import classification_loss, relabelled, relabelling
+from dd_jax.networks import Network, make_network
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
-from dd_jax.readers import read
+from dd_jax.readers import RawData, read
 from dd_jax.report import draw_curve, draw_images, html_report, percent, percent_reported, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
-from dd_jax.unroll import DistilledData, Mode, noise
+from dd_jax.unroll import DistilledData, Mode, Params, noise
 from experiments.reported import REPORTED
 from experiments.runner import claim_workdir, command_line, memory_needed, positive, require, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The form that real images are brought to."""
+
+    size: int | None = None
+    """Resize to this many pixels squared; as they are if not given."""
+    channels: int | None = None
+    """1 for grey or 3 for colour; as they are if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +47,11 @@ class Weights:
     """One of dd_jax.initial_weights.LAWS."""
     gain: float = 1.0
     """Scale of the law."""
+    bank: Path | None = None
+    """Draw from a bank of trained networks, the work folder of experiments.pretrain, in place of the law."""
     nets: int | None = None
-    """Networks drawn anew for each outer step, N; if not given, one network drawn once, and known from the start."""
+    """Networks drawn anew for each outer step, N; if not given, one network, known from the start: drawn once, or the
+    first of the bank."""
     test_nets: int = 200
     """Networks held out for the test, where they are random."""
     validation_nets: int = 10
@@ -66,6 +82,7 @@ class Config:
     """digits, a TFDS name, or a path: an .npz file, a folder of IDX files, or a folder of images by class."""
     network: str = "lenet"
     """lenet or alexcifarnet."""
+    images: Images = dataclasses.field(default_factory=Images)
     weights: Weights = Weights()
     distilled: Distilled = Distilled()
     outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
@@ -111,9 +128,6 @@ def _check(config: Config) -> None:
     require(
         config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
     )
-    for name in ("nets", "test_nets", "validation_nets"):
-        count = getattr(config.weights, name)
-        require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
     require(config.seed >= 0, "seed", config.seed, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
 
@@ -133,8 +147,164 @@ def streams(seed: int) -> Streams:
     return Streams(*(jax.random.fold_in(jax.random.key(seed), i) for i in range(len(Streams._fields))))
 
 
-def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
+HeldOut = tuple[jax.Array, Any]
+"""Keys ``[K]``, and p(θ₀) by key or the weights of K networks: :func:`dd_jax.evaluation.evaluate_nets` takes both."""
+
+
+class Nets(NamedTuple):
+    """Networks of p(θ₀) by use; none is of two."""
+
+    training: Callable[[int], Params]  # outer step -> θ₀ of one network, or of N on a leading axis
+    known: Params | None  # θ₀ where there is one network, for training, validation and test alike
+    validation: HeldOut
+    test: HeldOut
+
+
+def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
+    """The networks that settings name.
+
+    Raises:
+      ValueError: an unknown law, or a bank that is missing, does not fit the network, or has too few networks.
+    """
+    for name in ("nets", "test_nets", "validation_nets"):
+        count = getattr(weights, name)
+        require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
+    keys, count = streams(seed), weights.nets
+
+    def known(theta: Params) -> Nets:
+        only = jax.tree.map(lambda leaf: leaf[None], theta)
+        return Nets(lambda step: theta, theta, (keys.validation[None], only), (keys.test[None], only))
+
+    if weights.bank is None:
+        draw = initial_weights(network, weights.law, weights.gain)
+        if count is None:
+            return known(jax.jit(draw)(keys.weights))
+
+        @jax.jit
+        def draw_many(step):
+            return jax.vmap(draw)(jax.random.split(jax.random.fold_in(keys.weights, step), count))
+
+        validation, test = (
+            (jax.random.split(key, size), draw)
+            for key, size in ((keys.validation, weights.validation_nets), (keys.test, weights.test_nets))
+        )
+        return Nets(draw_many, None, validation, test)
+    trained = load_bank(weights.bank / "train", network, image_shape)
+    if count is None:
+        return known(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights))
+    held_out = load_bank(weights.bank / "held_out", network, image_shape)
+    size = len(held_out.accuracy)
+    require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
+    everyone = (jax.random.split(keys.test, size), held_out.weights)
+    first = min(weights.validation_nets, size // 2)  # for the test
+    test = part_of(everyone, slice(first, first + weights.test_nets))
+    return Nets(drawn(trained, count, seed), None, part_of(everyone, slice(first)), test)
+
+
+def part_of(held_out: HeldOut, index: Any) -> HeldOut:
+    """Some of the held-out networks."""
+    keys, nets = held_out
+    return keys[index], nets if callable(nets) else jax.tree.map(lambda leaf: leaf[index], nets)
+
+
+class Problem(NamedTuple):
+    """What settings name, assembled."""
+
+    dataset: Dataset
+    network: Network
+    nets: Nets
+
+
+def read_images(dataset: str, images: Images) -> RawData:
+    """Reads labelled images and brings them to their form."""
+    return conform(read(dataset), images.size, images.channels)
+
+
+def problem(
+    dataset: str,
+    images: Images,
+    network: str,
+    weights: Weights,
+    *,
+    validation_fraction: float,
+    seed: int,
+    switch_width: float = 0.0,
+) -> Problem:
+    """Reads the data, and draws or loads the networks; the arguments are the settings of these names.
+
+    Raises:
+      ValueError: settings or data that cannot be used.
+    """
+    raw = read_images(dataset, images)
+    data = make_dataset(raw, validation_fraction=validation_fraction, seed=seed)
+    net = make_network(network, data.image_shape, len(data.class_names), switch_width=switch_width)
+    return Problem(data, net, nets_of(weights, net, data.image_shape, seed))
+
+
+def problem_of(config: Config) -> Problem:
+    """What a run's settings name, assembled."""
+    return problem(
+        config.dataset,
+        config.images,
+        config.network,
+        config.weights,
+        validation_fraction=config.validation_fraction,
+        seed=config.seed,
+        switch_width=config.switch_width,
+    )
+
+
+def scorer(
+    dataset: Dataset,
+    network: Network,
+    training: Training | None = None,
+    at: Sequence[int] | None = None,
+    measure: Callable[..., Any] = evaluate,
+) -> Callable[[DistilledData, HeldOut, Split], Any]:
+    """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
+
+    Args:
+      dataset: gives the normalisation and the classes.
+      network: their kind.
+      training: how; as the data were made for if not given.
+      at: numbers of steps to score after; 0 and the last if not given.
+      measure: :func:`dd_jax.evaluation.evaluate` or :func:`dd_jax.evaluation.confusion`.
+    """
+    classes, training = len(dataset.class_names), training or Training()
+    loss = classification_loss(network.apply)
+
+    @functools.partial(jax.jit, static_argnames="draw")
+    def scores(distilled, keys, thetas, split, draw):
+        def of(theta):
+            return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
+
+        steps = at or (0, steps_of(training, distilled))
+        return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps)
+
+    def score(distilled, held_out, split):
+        keys, nets = held_out
+        return (
+            scores(distilled, keys, None, split, nets) if callable(nets) else scores(distilled, keys, nets, split, None)
+        )
+
+    return score
+
+
+def run(
+    experiment: str,
+    preset: str,
+    config: Config,
+    *,
+    relabel: Mapping[int, int] | None = None,
+    known: Mapping[str, float] | None = None,
+) -> dict[str, Any] | None:
     """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
+
+    Args:
+      experiment, preset, config: what to run; they name the work folder too.
+      relabel: classes of the real examples that count as others (see :func:`dd_jax.losses.relabelled`), in the
+        objective and in every accuracy; the distilled images keep their labels.
+      known: the paper's figures: ``before``, ``after`` and ``std``; :func:`reported`'s if not given.
 
     Returns:
       The content of result.json, or None with ``config.plan``.
@@ -146,14 +316,16 @@ def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
     _check(config)
     workdir = workdir_of(experiment, preset, config)
     settings = settings_of(config)
-    dataset = make_dataset(read(config.dataset), validation_fraction=config.validation_fraction, seed=config.seed)
-    image_shape, classes = dataset.image_shape, len(dataset.class_names)
-    network = make_network(config.network, image_shape, classes, switch_width=config.switch_width)
-    draw_weights = initial_weights(network, config.weights.law, config.weights.gain)
-    keys = streams(config.seed)
+    dataset, network, nets = problem_of(config)
+    loss = classification_loss(network.apply)
+    classes, keys = len(dataset.class_names), streams(config.seed)
+    objective, validation, test = None, dataset.validation, dataset.test
+    if relabel:
+        objective = classification_loss(network.apply, relabelled(relabel, classes))
+        validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
     distilled = noise(
         keys.noise,
-        image_shape,
+        dataset.image_shape,
         classes,
         steps=config.distilled.steps,
         epochs=config.distilled.epochs,
@@ -161,52 +333,34 @@ def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
         scale=config.distilled.noise,
         step_size=config.distilled.step_size,
     )
-    loss = classification_loss(network.apply)
-    nets = config.weights.nets
-    outer = outer_step(loss, config.outer, many=nets is not None, mode=config.mode)
+    outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
     if not config.plan:
         claim_workdir(workdir, {"experiment": experiment, "preset": preset, **settings})
-
-    theta = jax.jit(draw_weights)(keys.weights) if nets is None else None
     draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, theta, split):
         outer_state, key = state
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, outer_state.step))
-        if nets is not None:
-            theta = jax.vmap(draw_weights)(jax.random.split(jax.random.fold_in(keys.weights, outer_state.step), nets))
         outer_state, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
         return (outer_state, key), info
 
     state = (outer.init(distilled), keys.batches)
-    compiled = update.lower(state, theta, dataset.train).compile()
+    compiled = update.lower(state, nets.training(1), dataset.train).compile()
     print(memory_needed(compiled, config.mode), flush=True)
     if config.plan:
         return None
-
-    @functools.partial(jax.jit, static_argnames="count")
-    def score(distilled, key, split, count):
-        """Scores ``[K, 2]`` before any step and after the last, of one known network or ``count`` held-out ones."""
-
-        def of(theta):
-            return evaluate(network.apply, theta, split, dataset.mean, dataset.std, classes)
-
-        at, draw = (0, distilled.raw_step_sizes.shape[0]), draw_weights if nets is not None else lambda _: theta
-        return evaluate_nets(jax.random.split(key, count), draw, loss, distilled, Training(), of, at)
+    score = scorer(dataset, network)
+    after = scorer(dataset, network, at=(len(distilled.raw_step_sizes),))
 
     def validate(state):
-        count = 1 if nets is None else config.weights.validation_nets
-        result = score(state[0].distilled, keys.validation, dataset.validation, count)
-        return {
-            "validation_accuracy": float(result.accuracy[:, 1].mean()),
-            "validation_loss": float(result.loss[:, 1].mean()),
-        }
+        result = after(state[0].distilled, nets.validation, validation)
+        return {"validation_accuracy": float(result.accuracy.mean()), "validation_loss": float(result.loss.mean())}
 
     trained = train(
         workdir,
         state,
-        lambda state: compiled(state, theta, dataset.train),
+        lambda state, step: compiled(state, nets.training(step), dataset.train),
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, config.outer.steps // 20),
@@ -214,8 +368,8 @@ def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
     distilled = trained.state[0].distilled
-    known = reported(experiment, config)
-    tested = score(distilled, keys.test, dataset.test, 1 if nets is None else config.weights.test_nets)
+    known = reported(experiment, config) if known is None else known
+    tested = score(distilled, nets.test, test)
     result = {
         "experiment": experiment,
         "preset": preset,
@@ -235,13 +389,23 @@ def run(experiment: str, preset: str, config: Config) -> dict[str, Any] | None:
         "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
     }
-    _write(workdir, config, result, distilled, dataset, theta, trained.metrics)
+    _write(workdir, config, result, distilled, dataset, nets.known, trained.metrics)
     return result
+
+
+def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
+    """The same images under the labels they are to be given."""
+    return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
 
 
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings that decide a run's result, as result.json holds them."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
+    return {k: v for k, v in jsonable(config).items() if k not in _NOT_OF_THE_RESULT}
+
+
+def jsonable(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON holds it, its paths as text."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def workdir_of(experiment: str, preset: str, config: Config) -> Path:
@@ -266,8 +430,15 @@ def _write(workdir, config: Config, result, distilled: DistilledData, dataset: D
         "experiment": result["experiment"],
         "dataset": config.dataset,
         "validation_fraction": config.validation_fraction,
+        "images": dataclasses.asdict(config.images),
         "network": config.network,
-        "initialisation": {"law": config.weights.law, "gain": config.weights.gain, "seed": config.seed},
+        "initialisation": {
+            "law": config.weights.law,
+            "gain": config.weights.gain,
+            "bank": config.weights.bank and str(config.weights.bank),
+            "validation_nets": config.weights.validation_nets,
+            "seed": config.seed,
+        },
         "steps": config.distilled.steps,
         "epochs": config.distilled.epochs,
         "class_names": dataset.class_names,
@@ -293,11 +464,16 @@ def run_from_command_line(
     result = run(experiment, preset, config)
     if result is None:
         return
+    print_result(result, workdir_of(experiment, preset, config))
+
+
+def print_result(result: Mapping[str, Any], workdir: Path) -> None:
+    """Accuracies beside the reported ones, the budget, and where the report is."""
     quoted = {
         "before": percent_reported(result["reported_before"]),
         "after": percent_reported(result["reported"], result["reported_std"]),
     }
     for when, score in result["test_accuracy"].items():
         print(f"test accuracy {when:>6} the steps: {percent(score)}   (reported by the paper: {quoted[when]})")
-    page = workdir_of(experiment, preset, config) / "report.html"
+    page = workdir / "report.html"
     print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; the report is {page}")

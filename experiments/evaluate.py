@@ -8,21 +8,17 @@ and the standard deviation over networks after each number of steps asked for; `
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from dd_jax.data import make_dataset
-from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
-from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss
+from dd_jax.evaluation import Training, steps_of
 from dd_jax.networks import make_network
-from dd_jax.readers import read
 from dd_jax.report import percent
 from dd_jax.storage import DistilledFile, load_distilled, write_json
-from experiments.distil import mean_and_std, streams
+from experiments.distil import Images, Weights, mean_and_std, nets_of, read_images, scorer, streams
 from experiments.runner import parse, require, run_as_script
 
 
@@ -38,6 +34,8 @@ class Config:
     """Draw networks from this law, one of dd_jax.initial_weights.LAWS."""
     gain: float | None = None
     """Scale of the law."""
+    bank: Path | None = None
+    """Take the held-out networks of this bank, the work folder of experiments.pretrain, in place of a law."""
     nets: int = 200
     """Networks; a single one where the data have a network of their own, and neither it nor a law is given."""
     training: Training = dataclasses.field(default_factory=Training)
@@ -83,7 +81,8 @@ def run(path: Path, config: Config) -> dict[str, Any]:
     fraction = config.validation_fraction
     if fraction is None:
         fraction = meta.get("validation_fraction", 1 / 12)
-    dataset = make_dataset(read(name), validation_fraction=fraction, seed=known.get("seed", 0))
+    images = Images(**meta.get("images", {}))
+    dataset = make_dataset(read_images(name, images), validation_fraction=fraction, seed=known.get("seed", 0))
     classes = len(dataset.class_names)
     for what, held, wanted in (
         ("images of shape", tuple(file.images.shape[2:]), dataset.image_shape),
@@ -92,27 +91,25 @@ def run(path: Path, config: Config) -> dict[str, Any]:
         if held != wanted:
             raise ValueError(f"dataset: {name} has {what} {wanted}, and the distilled data {held}; use another dataset")
     network = make_network(config.network or meta.get("network", "lenet"), dataset.image_shape, classes)
-    stored = bool(file.initial_weights) and config.network is None and config.law is None and config.gain is None
-    if stored:
+    given = (config.network, config.law, config.gain, config.bank)
+    if file.initial_weights and all(choice is None for choice in given):
         theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
-        draw = functools.partial(lambda theta, _: theta, theta)
+        held_out = streams(seed).test[None], jax.tree.map(lambda leaf: leaf[None], theta)
     else:
-        gain = known.get("gain", 1.0) if config.gain is None else config.gain
-        draw = initial_weights(network, config.law or known.get("law", "xavier_normal"), gain)
-    count = 1 if stored else config.nets
+        validating = config.split == "validation"
+        weights = Weights(
+            law=config.law or known.get("law", "xavier_normal"),
+            gain=known.get("gain", 1.0) if config.gain is None else config.gain,
+            bank=config.bank or (Path(known["bank"]) if known.get("bank") and config.law is None else None),
+            nets=1,
+            test_nets=config.nets,
+            validation_nets=config.nets if validating else known.get("validation_nets", 10),
+        )
+        nets = nets_of(weights, network, dataset.image_shape, seed)
+        held_out = nets.validation if validating else nets.test
     at = config.at or (0, steps_of(config.training, distilled))
-    split = getattr(dataset, config.split)
-
-    @jax.jit
-    def scores(distilled, keys, split):
-        def score(theta):
-            return evaluate(network.apply, theta, split, file.mean, file.std, classes)
-
-        return evaluate_nets(keys, draw, classification_loss(network.apply), distilled, config.training, score, at)
-
-    held_out = streams(seed)
-    keys = jax.random.split(held_out.test if config.split == "test" else held_out.validation, count)
-    accuracy, loss = scores(distilled, keys, split)
+    score = scorer(dataset._replace(mean=file.mean, std=file.std), network, config.training, at)
+    accuracy, loss = score(distilled, held_out, getattr(dataset, config.split))
     return {
         "distilled": str(path),
         "dataset": name,

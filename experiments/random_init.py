@@ -15,7 +15,9 @@ from dd_jax.outer import OuterRecipe
 from experiments.distil import Config, Distilled, Weights, authors_recipe, run_from_command_line
 from experiments.runner import run_as_script
 
-_RECIPE = OuterRecipe(steps=3500, learning_rate=0.03, b1=0.9, clip=None, net_norm=1.0, max_step_size=0.12)
+_RECIPE = OuterRecipe(
+    steps=3500, learning_rate=0.1, step_size_rate=0.1, b1=0.9, clip=None, net_norm=1.0, max_step_size=0.12
+)
 _OURS = {
     "digits": Config(
         weights=Weights(nets=4, test_nets=50),

@@ -12,11 +12,21 @@ from typing import Any
 
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically
+from experiments.ablations import TITLES, VALUES
 from experiments.runner import run_as_script
 
 ROOT = Path(__file__).parent.parent
-DISTILLED = ("result.json", "distilled.npz", "images.png")
-KEPT = {"fixed_init": DISTILLED, "random_init": DISTILLED, "baselines": ("result.json", "table.md")}
+_DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png")}
+# experiment -> files of its run: name there -> name in the record
+KEPT: dict[str, dict[str, str]] = {
+    "fixed_init": _DISTILLED,
+    "random_init": _DISTILLED,
+    "baselines": {"result.json": "result.json", "table.md": "table.md"},
+    "ablations": {"result.json": "result.json"} | {f"{axis}.png": f"{axis}.png" for axis in VALUES},
+    "pretrain": {"result.json": "result.json"},
+    "adaptation": _DISTILLED | {"baselines/result.json": "baselines.json"},
+    "attack": _DISTILLED | {"attack.png": "attack.png"},
+}
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
 
 
@@ -33,32 +43,60 @@ def record(run: Path, results: Path) -> None:
         raise ValueError(f"run: {run} is of {experiment}; use one of {', '.join(KEPT)}")
     target = results / experiment / run.resolve().name
     target.mkdir(parents=True, exist_ok=True)
-    for name in KEPT[experiment]:
-        write_atomically(target / name, (run / name).read_bytes())
+    for name, kept in KEPT[experiment].items():
+        if (run / name).exists():  # ablations may leave some axes out
+            write_atomically(target / kept, (run / name).read_bytes())
 
 
 def tables(results: Path) -> str:
     """The Markdown tables of every record, sorted by folder; measured figures beside the paper's."""
-    lines = [
-        "| run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
-        "| after, reported |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+    parts = [
+        _table(
+            "run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
+            "| after, reported",
+            [_row(*record) for name in ("fixed_init", "random_init") for record in _records(results, name)],
+        )
     ]
-    for experiment in ("fixed_init", "random_init"):
-        for path in sorted((results / experiment).glob("*/result.json")):
-            lines.append("| " + " | ".join(_row(path, json.loads(path.read_text()))) + " |")
-    for path in sorted((results / "baselines").glob("*/result.json")):
-        seconds = json.loads(path.read_text())["wall_seconds"]
-        title = f"Baselines on {path.parent.name}, as many images and GD steps as `random_init` ({_duration(seconds)}):"
-        lines += ["", title, "", (path.parent / "table.md").read_text().rstrip()]
-    return "\n".join(lines)
+    for path, result in _records(results, "baselines"):
+        parts += [
+            f"Baselines on {path.parent.name}, as many images and GD steps as `random_init` "
+            f"({_duration(result['wall_seconds'])}):",
+            (path.parent / "table.md").read_text().rstrip(),
+        ]
+    for path, result in _records(results, "ablations"):
+        parts += [
+            f"[Ablations](results/ablations/{path.parent.name}) on {path.parent.name}, {result['outer_steps']:,} outer "
+            "steps for each value, a reduced budget:",
+            _table("setting | value: accuracy", [_ablation(*item) for item in result["tables"].items()]),
+        ]
+    for experiment, title, heading, row in (
+        ("pretrain", "Banks of trained networks:", _BANK, _bank),
+        ("adaptation", "Adaptation of trained networks to another data set, test accuracy there:", _ADAPTED, _adapted),
+        ("attack", "Poisoning with one gradient step, on the test set:", _ATTACK, _attack),
+    ):
+        rows = [row(*record) for record in _records(results, experiment)]
+        parts += [title, _table(heading, rows)] if rows else []
+    return "\n\n".join(parts)
+
+
+def _records(results: Path, experiment: str) -> list[tuple[Path, dict[str, Any]]]:
+    return [(path, json.loads(path.read_text())) for path in sorted((results / experiment).glob("*/result.json"))]
+
+
+def _table(heading: str, rows: list[tuple[str, ...]]) -> str:
+    rule = "|".join("---" for _ in heading.split(" | "))
+    return "\n".join([f"| {heading} |", f"|{rule}|", *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _link(path: Path) -> str:
+    return f"[{path.parent.name}](results/{path.parent.parent.name}/{path.parent.name})"
 
 
 def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
     config, test = result["config"], result["test_accuracy"]
     shape = config["distilled"]
     return (
-        f"[{path.parent.name}](results/{path.parent.parent.name}/{path.parent.name})",
+        _link(path),
         result["dataset"],
         "known" if test["after"]["n"] == 1 else "random",
         f"{shape['images_per_class']} per class × {shape['steps']}",
@@ -68,6 +106,64 @@ def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
         percent(test["before"]),
         percent(test["after"]),
         percent_reported(result["reported"], result.get("reported_std")),
+    )
+
+
+def _ablation(axis: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return TITLES[axis], ", ".join(f"{row['value']:g}: {percent(row['accuracy'])}" for row in rows)
+
+
+_BANK = "bank | networks × epochs | time | test accuracy | lowest | held-out networks | their test accuracy"
+
+
+def _bank(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
+    config, (train, held_out) = result["config"], (result["test_accuracy"][part] for part in ("train", "held_out"))
+    return (
+        _link(path),
+        f"{config['networks']} × {config['recipe']['epochs']}",
+        _duration(result["wall_seconds"]),
+        percent(train),
+        f"{100 * train['min']:.2f} %",
+        str(config["held_out"]),
+        percent(held_out),
+    )
+
+
+_COMPARED = ("no adaptation", "random real", "optimized real", "k-means", "average real", "full training")
+_ADAPTED = " | ".join(
+    ("run", "networks", "outer steps × batch", "time", "distilled, measured", "distilled, reported", *_COMPARED)
+)
+
+
+def _adapted(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
+    beside = {row["name"]: row for row in json.loads((path.parent / "baselines.json").read_text())["rows"]}
+    return (
+        _link(path),
+        "one, known" if result["test_accuracy"]["after"]["n"] == 1 else "random",
+        f"{result['outer_steps']:,} × {result['config']['batch_size']}",
+        _duration(result["wall_seconds"]),
+        percent(result["test_accuracy"]["after"]),
+        percent_reported(result["reported"], result["reported_std"]),
+        *(percent(beside[name]["accuracy"]) if name in beside else "–" for name in _COMPARED),
+    )
+
+
+_ATTACK = (
+    "run | networks | outer steps × batch | time | K → T | of K taken for T, before | after | after random real "
+    "| other classes, before | after | after random real"
+)
+
+
+def _attack(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
+    attack = result["attack"]
+    times = [attack[when] for when in ("before", "after", "random_real")]
+    return (
+        _link(path),
+        "one, known" if result["test_accuracy"]["after"]["n"] == 1 else "random",
+        f"{result['outer_steps']:,} × {result['config']['batch_size']}",
+        _duration(result["wall_seconds"]),
+        f"{attack['attacked']} → {attack['target']}",
+        *(percent(measured[kind]) for kind in ("attacked_to_target", "others") for measured in times),
     )
 
 

@@ -163,7 +163,7 @@ class Trained:
 def train(
     workdir: Path,
     state: State,
-    update: Callable[[State], tuple[State, OuterInfo]],
+    update: Callable[[State, int], tuple[State, OuterInfo]],
     *,
     steps: int,
     validate: Callable[[State], Mapping[str, float]],
@@ -179,7 +179,7 @@ def train(
     Args:
       workdir: a claimed folder.
       state: the initial state, any pytree of arrays.
-      update: ``state -> (state, info)``; jitted, may donate.
+      update: ``(state, step) -> (state, info)`` for steps 1, 2, …; jitted, may donate.
       steps: outer steps in all.
       validate: ``state -> metrics``; does not change the state.
       validate_every: outer steps between two validations.
@@ -192,7 +192,7 @@ def train(
     metrics_path = workdir / "metrics.jsonl"
     with checkpoints(workdir / "checkpoints") as saved:
         start, state = saved.restore(state) or (0, state)
-        metrics = [line for line in _read_lines(metrics_path) if line["step"] <= start]
+        metrics = [line for line in read_lines(metrics_path) if line["step"] <= start]
         write_atomically(metrics_path, "".join(json.dumps(line) + "\n" for line in metrics))
         began = time.monotonic() - (metrics[-1]["seconds"] if metrics else 0.0)
         if start:
@@ -223,7 +223,7 @@ def train(
 
             pending = None
             for step in range(start + 1, steps + 1):
-                state, info = update(state)
+                state, info = update(state, step)
                 if pending is not None:
                     settle(*pending)
                 pending = (step, info)
@@ -243,7 +243,7 @@ def train(
     return Trained(state, metrics, time.monotonic() - began)
 
 
-def _read_lines(path: Path) -> list[dict[str, float]]:
+def read_lines(path: Path) -> list[dict[str, float]]:
     """The whole lines of a JSON-lines file; a last one cut short by a crash is dropped."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from dd_jax.data import Split, normalise
-from dd_jax.evaluation import Score, Training, evaluate, evaluate_nets, steps_of, train_and_score
+from dd_jax.evaluation import Score, Training, confusion, evaluate, evaluate_nets, steps_of, train_and_score
 from dd_jax.losses import classification_loss
 from experiments.distil import streams
 
@@ -48,6 +49,26 @@ def test_evaluate_is_the_mean_over_every_example_whatever_the_chunk(x64, problem
     theta = draw(jax.random.key(3))
     score = jax.jit(lambda: evaluate(network.apply, theta, split, MEAN, STD, 3, chunk=chunk))()
     np.testing.assert_allclose(score, plain_score(network, theta, split), rtol=1e-6)  # images are float32
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_confusion_is_scikit_learn_s(problem, chunk):
+    network, draw, _, split, _ = problem
+    theta = draw(jax.random.key(3))
+    matrix = jax.jit(lambda: confusion(network.apply, theta, split, MEAN, STD, 3, chunk=chunk))()
+    guesses = network.apply(theta, normalise(split.images, MEAN, STD)).argmax(1)
+    np.testing.assert_array_equal(matrix, confusion_matrix(split.labels, guesses))
+    assert (np.asarray(matrix) != np.asarray(matrix).T).any()
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_given_weights_are_scored_like_drawn_ones(problem, chunk):
+    network, draw, distilled, _, score = problem
+    loss, keys, at = classification_loss(network.apply), jax.random.split(jax.random.key(5), 3), (0, 6)
+    thetas = jax.vmap(lambda key: draw(jax.random.split(key)[0]))(keys)
+    of_drawn = evaluate_nets(keys, draw, loss, distilled, Training(), score, at, chunk=chunk)
+    of_given = evaluate_nets(keys, thetas, loss, distilled, Training(), score, at, chunk=chunk)
+    chex.assert_trees_all_close(of_given, of_drawn, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])

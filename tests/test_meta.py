@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.losses import classification_loss
-from dd_jax.meta import meta_gradient, outer_objective, smoothed_meta_gradient
+from dd_jax.losses import classification_loss, relabelled
+from dd_jax.meta import mean_meta_gradient, meta_gradient, outer_objective, smoothed_meta_gradient
 from dd_jax.unroll import DistilledData, noise, unroll
 
 
@@ -138,3 +138,31 @@ def test_smoothed_meta_gradient_is_the_mean_over_perturbed_images_and_shares_of_
     chex.assert_trees_all_close(still, meta_gradient(loss, distilled, theta, batch), rtol=1e-10)
     with pytest.raises(ValueError, match=r"outer\.samples: 2 does not divide the batch size, 9"):
         smoothed_meta_gradient(key, loss, distilled, theta, batch, scale=scale, samples=2)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_another_objective_counts_on_the_real_batch_alone(x64, small_problem, samples):
+    """ℓ_{K→T} outside the loop and ℓ within it: against jax.grad of the two written out."""
+    network, theta, distilled, batch = small_problem
+    distilled = to_jax(distilled)
+    loss = classification_loss(network.apply)
+    modified = batch[1].copy()
+    modified[batch[1][:, 2] == 1] = [1.0, 0.0, 0.0]
+    assert (modified != batch[1]).any()
+
+    def written_out(d):
+        return loss(unroll(loss, to_jax(theta), d), batch[0], modified)
+
+    objective = classification_loss(network.apply, relabelled({2: 0}, 3))
+    value, gradient = jax.value_and_grad(written_out)(distilled)
+    if samples == 1:
+        ours = meta_gradient(loss, distilled, to_jax(theta), batch, objective=objective, chunk=4)
+        np.testing.assert_allclose(outer_objective(loss, distilled, theta, batch, objective=objective), value)
+    else:
+        ours = smoothed_meta_gradient(
+            jax.random.key(0), loss, distilled, to_jax(theta), batch, scale=0.0, samples=samples, objective=objective
+        )
+    chex.assert_trees_all_close(ours, (value, gradient), rtol=1e-10)
+    thetas = jax.tree.map(lambda a: jnp.stack([a, a]), to_jax(theta))
+    mean = mean_meta_gradient(loss, distilled, thetas, batch, objective=objective)
+    chex.assert_trees_all_close(mean, (value, gradient), rtol=1e-10)

@@ -14,7 +14,8 @@ from experiments.runner import RunError, train
 def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9):
     """Counts up by halves; from step ``bad_from`` on it refuses to move, as an outer step does on a NaN."""
 
-    def update(state):
+    def update(state, step):
+        del step
         if state["x"] * 2 + 1 == signal_at[0]:
             os.kill(os.getpid(), signal_at[1])
         bad = bad_from is not None and state["x"] * 2 + 1 >= bad_from

@@ -1,0 +1,96 @@
+"""Banks of pre-trained networks: p(θ₀) as a folder of weights, held in host memory (paper, section 3.5).
+
+A bank is a folder of shards, each an orbax checkpoint of networks in a row. A shard is whole or absent, a damaged one
+is named and passed over, and a bank grows by shards, without touching those it has.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from dd_jax.networks import Network
+from dd_jax.storage import named_leaves, restructured
+from dd_jax.unroll import Params
+
+log = logging.getLogger(__name__)
+
+
+class Bank(NamedTuple):
+    """K networks in host memory, however little the device holds."""
+
+    weights: Params  # numpy leaves with a leading axis K
+    accuracy: np.ndarray  # [K], as fractions, on the test split of the data they were trained on
+
+
+def save_shard(folder: Path, first: int, image_shape: tuple[int, int, int], shard: Bank) -> None:
+    """Adds the networks ``first``, ``first`` + 1, … to a bank, atomically.
+
+    Args:
+      folder: the bank, made if it is missing.
+      first: the number of the shard's first network.
+      image_shape: (H, W, D) of the images they were trained on.
+      shard: the networks.
+    """
+    content = {"weights": shard.weights, "accuracy": shard.accuracy, "image_shape": np.array(image_shape)}
+    path = folder / f"{first:05d}-{first + len(shard.accuracy):05d}"
+    ocp.save(str(path.absolute()), jax.tree.map(np.asarray, content), overwrite=True)
+
+
+def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> Bank:
+    """Reads a bank into host memory, without its damaged shards, which are named in the log.
+
+    Args:
+      folder: the bank.
+      network: the pair that the weights must fit.
+      image_shape: (H, W, D) of the images that the network will see.
+
+    Raises:
+      ValueError: no bank there, none of it readable, or one of another network or shape of images.
+    """
+    shards = list(read_shards(folder, network, image_shape).values())
+    if not shards:
+        raise ValueError(f"bank: {folder} holds no readable networks; make them with python -m experiments.pretrain")
+    return Bank(*jax.tree.map(lambda *parts: np.concatenate(parts), *shards))
+
+
+def read_shards(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> dict[range, Bank]:
+    """The readable shards of a bank, by the numbers of their networks; otherwise as :func:`load_bank`."""
+    like, shards = jax.eval_shape(network.init, jax.random.key(0)), {}
+    for path in sorted(folder.glob("?????-?????")):
+        try:
+            content = ocp.load(str(path.absolute()))
+            held_shape = tuple(int(n) for n in content["image_shape"])
+            named, accuracy = named_leaves(content["weights"]), np.asarray(content["accuracy"])
+        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
+            log.warning("bank: %s is damaged (%s); going on without it", path, type(error).__name__)
+            continue
+        if held_shape != image_shape:
+            raise ValueError(f"bank: {folder} is of networks for images of {held_shape}, not {image_shape}")
+        weights = restructured(named, like, f"bank: the networks of {folder} do", many=True)
+        shards[range(*map(int, path.name.split("-")))] = Bank(weights, accuracy)
+    return shards
+
+
+def drawn(bank: Bank, count: int, seed: int) -> Callable[[int], Params]:
+    """p(θ₀) by outer step: ``count`` networks of the bank, all different, each leaf with a leading axis N.
+
+    Only these go to the device. The transfer is asynchronous, and which networks they are depends on the seed and the
+    step alone, so that a caller who asks for the next ones while the device is busy with a step never makes it wait.
+
+    Raises:
+      ValueError: fewer networks in the bank than ``count``.
+    """
+    size = len(bank.accuracy)
+    if size < count:
+        raise ValueError(f"weights.nets: {count} is not accepted; use 1 … {size}, the networks of the bank")
+
+    def draw(step: int) -> Params:
+        index = np.random.default_rng([seed, step]).choice(size, count, replace=False)
+        return jax.device_put(jax.tree.map(lambda leaf: leaf[index], bank.weights))
+
+    return draw

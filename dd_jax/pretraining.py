@@ -1,0 +1,123 @@
+"""Pre-training on real data: many networks at once, each by its own key (paper, section 3.5, and its supplement)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dd_jax.data import Dataset, Split, normalise, take
+from dd_jax.unroll import Loss, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainRecipe:
+    """Settings of ordinary training: Adam on minibatches, its rate halved from time to time."""
+
+    epochs: int = 40
+    """Passes over the training split."""
+    learning_rate: float = 2e-4
+    """Adam's first rate."""
+    halve_every: int = 20
+    """Halve the rate every so many epochs."""
+    b1: float = 0.5
+    """Adam's first decay, β₁."""
+    b2: float = 0.999
+    """Adam's second decay, β₂."""
+    batch_size: int = 128
+    """Examples of a minibatch; what an epoch leaves over is left out of it."""
+
+
+def check_pretraining(recipe: PretrainRecipe, examples: int) -> None:
+    """Raises ``ValueError``, naming the setting, its value and what is accepted, if one is out of range."""
+    for name, accepted, least, below in (
+        ("epochs", "1 or more", 1, math.inf),
+        ("learning_rate", "a positive number", math.ulp(0), math.inf),
+        ("halve_every", "1 or more", 1, math.inf),
+        ("b1", "at least 0 and below 1", 0, 1),
+        ("b2", "at least 0 and below 1", 0, 1),
+        ("batch_size", f"1 … {examples}, the training examples", 1, examples + 1),
+    ):
+        value = getattr(recipe, name)
+        if not least <= value < below:
+            raise ValueError(f"recipe.{name}: {value} is not accepted; use {accepted}")
+
+
+class Training(NamedTuple):
+    """A network, or with a leading axis on every leaf several, on the way through the epochs."""
+
+    key: jax.Array  # of the network: draws its weights, and the order and augmentation of its examples
+    epoch: jax.Array  # int32, epochs done
+    theta: Params
+    optimizer: optax.OptState
+
+
+class Pretraining(NamedTuple):
+    """``init(keys [K]) -> training`` and ``epoch(training, split) -> training`` of K networks; both pure."""
+
+    init: Callable[[jax.Array], Training]
+    epoch: Callable[[Training, Split], Training]
+
+
+def pretraining(
+    loss: Loss,
+    draw: Callable[[jax.Array], Params],
+    dataset: Dataset,
+    recipe: PretrainRecipe,
+    *,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Pretraining:
+    """Trains K networks together. What becomes of one depends on its key alone, not on the others or their number.
+
+    Args:
+      loss: ℓ, ``(theta, images [B, H, W, D], labels [B, C]) -> scalar``.
+      draw: the distribution of their initial weights, ``key -> weights``.
+      dataset: gives the normalisation, the number of classes and the size of the training split; the split itself is an
+        argument of ``epoch``, so that jit does not copy it into the program.
+      recipe: the settings.
+      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.crop_and_flip`.
+
+    Returns:
+      The pair. On a CPU the networks take their epoch in turn, to keep its caches warm, elsewhere all at once.
+
+    Raises:
+      ValueError: a setting of the recipe is out of range.
+    """
+    examples, classes = dataset.train.labels.shape[0], len(dataset.class_names)
+    check_pretraining(recipe, examples)
+    batches = examples // recipe.batch_size
+    rate = optax.exponential_decay(recipe.learning_rate, recipe.halve_every * batches, 0.5, staircase=True)
+    optimizer = optax.adam(rate, recipe.b1, recipe.b2)
+
+    def begin(key):
+        theta = draw(jax.random.fold_in(key, 0))
+        return Training(key, jnp.zeros((), jnp.int32), theta, optimizer.init(theta))
+
+    def epoch(training: Training, split: Split) -> Training:
+        order_key, augment_key = jax.random.split(jax.random.fold_in(training.key, 1 + training.epoch))
+        order = jax.random.permutation(order_key, examples)[: batches * recipe.batch_size]
+
+        def step(state, batch):
+            theta, optimizer_state = state
+            number, index = batch
+            images, labels = take(split, index)
+            if augment is not None:
+                images = augment(jax.random.fold_in(augment_key, number), images)
+            images, labels = normalise(images, dataset.mean, dataset.std), jax.nn.one_hot(labels, classes)
+            gradient = jax.grad(loss)(theta, images, labels)
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
+            return (optax.apply_updates(theta, updates), optimizer_state), None
+
+        steps = (jnp.arange(batches), order.reshape(batches, recipe.batch_size))
+        (theta, state), _ = jax.lax.scan(step, (training.theta, training.optimizer), steps)
+        return Training(training.key, training.epoch + 1, theta, state)
+
+    def epoch_of_all(training: Training, split: Split) -> Training:
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda one: epoch(one, split), training)
+        return jax.vmap(epoch, in_axes=(0, None))(training, split)
+
+    return Pretraining(jax.vmap(begin), epoch_of_all)

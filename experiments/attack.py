@@ -1,0 +1,234 @@
+"""Malicious poisoning: images that make trained networks take one class for another (paper, section 4.2, figure 5).
+
+    python -m experiments.pretrain digits
+    python -m experiments.attack [PRESET] [--attacked K] [--target T] [--weights.bank DIR] …
+
+The objective is ℓ_{K→T}: real examples of class K count as class T. After one gradient step on the images a trained
+network is to call K "T" and to stay right about the other classes. The paper shows its results as figures only; what
+this code measured is in README.md. Writes what ``experiments.fixed_init`` writes, with accuracies by the modified
+labels. Its result.json also has the share of K that became T, the accuracy on the other classes together and on each,
+before and after the step, beside real images under the same relabelling; attack.png shows both by step size.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from dd_jax.baselines import Layout, random_real, with_step_size
+from dd_jax.evaluation import confusion
+from dd_jax.losses import relabelling
+from dd_jax.outer import OuterRecipe
+from dd_jax.report import percent, to_png
+from dd_jax.storage import load_distilled, write_atomically, write_json
+from dd_jax.unroll import DistilledData
+from experiments.distil import Config as Base
+from experiments.distil import (
+    Distilled,
+    HeldOut,
+    Weights,
+    mean_and_std,
+    part_of,
+    print_result,
+    problem_of,
+    scorer,
+    streams,
+    workdir_of,
+)
+from experiments.distil import run as distil
+from experiments.runner import command_line, require, run_as_script
+
+STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of an attack."""
+
+    base: Annotated[Base, tyro.conf.arg(name="")]
+    """The distillation."""
+    attacked: int = 0
+    """K, the class to be forgotten."""
+    target: int = 1
+    """T, the class it is to be taken for."""
+    sets: int = 20
+    """Random sets of real images to compare with."""
+
+
+_RECIPE = OuterRecipe(steps=1000, learning_rate=0.02, b1=0.9, clip=2.0)
+
+
+def _attack(dataset: str, network: str, bank: str, nets: int | None, **settings: Any) -> Config:
+    base = Base(
+        dataset,
+        network,
+        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, validation_nets=8),
+        distilled=Distilled(steps=1, epochs=1, images_per_class=10, step_size=0.02),
+        outer=_RECIPE,
+        batch_size=256,
+    )
+    return Config(dataclasses.replace(base, **settings))
+
+
+PRESETS = {
+    "digits": _attack("digits", "lenet", "digits", 4, batch_size=128, validation_fraction=0.1),
+    "mnist": _attack("mnist", "lenet", "mnist_short", 4),
+    "mnist_fixed": _attack("mnist", "lenet", "mnist_short", None),
+    "cifar10": _attack("cifar10", "alexcifarnet", "cifar10_short", 2, augment=True),
+    "cifar10_fixed": _attack("cifar10", "alexcifarnet", "cifar10_short", None, augment=True),
+}
+
+
+def measures(confusions: np.ndarray, attacked: int, target: int) -> dict[str, np.ndarray]:
+    """What an attack did, from confusion matrices.
+
+    Args:
+      confusions: ``[..., C, C]``, a row for each true class (see :func:`dd_jax.evaluation.confusion`).
+      attacked, target: K and T.
+
+    Returns:
+      ``attacked_to_target``: the share of class K that is taken for T; ``others``: accuracy on all other classes
+      together; ``modified``: accuracy by the modified labels; each ``[...]``. ``by_class``: the accuracy of each class
+      by its true label, ``[..., C]``.
+    """
+    counts = confusions.sum(-1)
+    right = np.diagonal(confusions, axis1=-2, axis2=-1)
+    others = np.arange(confusions.shape[-1]) != attacked
+    turned = confusions[..., attacked, target]
+    return {
+        "attacked_to_target": turned / counts[..., attacked],
+        "others": right[..., others].sum(-1) / counts[..., others].sum(-1),
+        "modified": (right[..., others].sum(-1) + turned) / counts.sum(-1),
+        "by_class": right / counts,
+    }
+
+
+def run(preset: str, config: Config) -> dict[str, Any] | None:
+    """Distils the attack, and measures it beside random real images.
+
+    Returns:
+      The content of result.json, or None with ``config.base.plan``.
+
+    Raises:
+      ValueError: settings or data that cannot be used, K = T or a class out of range, or a bank that does not fit.
+      experiments.runner.RunError: the loss was not finite.
+    """
+    base, attacked, target = config.base, config.attacked, config.target
+    require(attacked != target, "target", target, "another class than --attacked")
+    require(config.sets >= 1, "sets", config.sets, "1 or more")
+    if base.weights.bank is None:
+        raise ValueError("weights.bank: None is not accepted; use the work folder of experiments.pretrain")
+    relabel = {attacked: target}
+    result = distil("attack", preset, base, relabel=relabel)
+    if result is None:
+        return None
+    workdir = workdir_of("attack", preset, base)
+    dataset, network, nets = problem_of(base)
+    classes = len(dataset.class_names)
+    distilled = load_distilled(workdir / "distilled.npz").distilled
+    steps = len(distilled.raw_step_sizes)
+    count = scorer(dataset, network, at=(0, steps), measure=confusion)
+
+    def measured(data: DistilledData, held_out: HeldOut, split) -> list[dict[str, np.ndarray]]:
+        """Before and after the step, ``[K]`` of each measure."""
+        matrices = np.asarray(count(data, held_out, split))
+        return [measures(matrices[:, i], attacked, target) for i in range(2)]
+
+    layout = Layout(classes, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
+    matrix = jnp.eye(classes)[relabelling(relabel, classes)]
+    sets = [
+        real._replace(labels=real.labels @ matrix)
+        for real in (
+            random_real(key, dataset.train, dataset.mean, dataset.std, layout)
+            for key in jax.random.split(streams(base.seed).noise, config.sets)
+        )
+    ]
+
+    def curve(data: Sequence[DistilledData]) -> list[dict[str, float]]:
+        """Validation measures after the step, by step size, over all sets and networks."""
+        rows = []
+        for step_size in STEP_SIZES:
+            after = [measured(with_step_size(d, step_size), nets.validation, dataset.validation)[1] for d in data]
+            rows.append({"step_size": step_size} | {k: _mean(after, k) for k in _SHOWN})
+        return rows
+
+    curves = {"distilled": curve([distilled]), "random real": curve(sets[:3])}
+    best = max(curves["random real"], key=lambda row: row["modified"])["step_size"]
+    before, after = measured(distilled, nets.test, dataset.test)
+    shares = [np.arange(len(nets.test[0]))] * config.sets
+    if nets.known is None:
+        shares = [share for share in np.array_split(shares[0], config.sets) if len(share)]
+    of_real = [
+        measured(with_step_size(real, best), part_of(nets.test, share), dataset.test)[1]
+        for real, share in zip(sets, shares, strict=False)
+    ]
+    result["attack"] = {
+        "attacked": dataset.class_names[attacked],
+        "target": dataset.class_names[target],
+        "before": _summary([before]),
+        "after": _summary([after]),
+        "random_real": {"step_size": best, **_summary(of_real)},
+        "by_step_size": curves,
+    }
+    write_atomically(workdir / "attack.png", to_png(draw(curves, float(distilled.step_sizes[0]))))
+    write_json(workdir / "result.json", result)
+    return result
+
+
+_SHOWN = ("attacked_to_target", "others", "modified")
+
+
+def _mean(measured: Sequence[dict[str, np.ndarray]], name: str) -> float:
+    return float(np.mean([values[name].mean() for values in measured]))
+
+
+def _summary(measured: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Mean, standard deviation and count over networks of each measure, and the mean accuracy of each class."""
+    joined = {name: np.concatenate([values[name] for values in measured]) for name in (*_SHOWN, "by_class")}
+    return {name: mean_and_std(joined[name]) for name in _SHOWN} | {"by_class": joined["by_class"].mean(0).tolist()}
+
+
+def draw(curves: dict[str, list[dict[str, float]]], learned: float) -> Figure:
+    """Validation accuracies after the step against its size, distilled images beside real ones."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    titles = ("attacked class taken for the target", "accuracy on the other classes")
+    for axis, kind, title in zip(figure.subplots(1, 2), _SHOWN, titles, strict=False):
+        for name, rows in curves.items():
+            axis.plot([row["step_size"] for row in rows], [row[kind] for row in rows], marker=".", label=name)
+        axis.axvline(learned, color="grey", linestyle=":", label="learned step size")
+        axis.set(xscale="log", xlabel="step size", title=title, ylim=(-0.02, 1.02))
+    figure.axes[0].legend()
+    return figure
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: each measure before and after the step, and after one on real images; then each class."""
+    attack = result["attack"]
+    columns = [attack[name] for name in ("before", "after", "random_real")]
+    titles = dict(zip(_SHOWN, ("attacked → target", "other classes", "modified labels"), strict=True))
+    lines = ["| | before | after | after random real |", "|---|---|---|---|"]
+    lines += [f"| {titles[k]} | " + " | ".join(percent(c[k]) for c in columns) + " |" for k in _SHOWN]
+    for c in range(len(attack["before"]["by_class"])):
+        lines.append(
+            f"| class {c} | " + " | ".join(f"{100 * column['by_class'][c]:.2f} %" for column in columns) + " |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """The command line of this module."""
+    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
+    result = run(preset, config)
+    if result is not None:
+        print_result(result, workdir_of("attack", preset, config.base))
+        print(table(result))
+
+
+if __name__ == "__main__":
+    run_as_script(main)

@@ -1,0 +1,196 @@
+"""Trains a bank of networks on real data, for the experiments that begin from trained ones (paper, section 3.5).
+
+    python -m experiments.pretrain [PRESET] [--networks 64] [--held-out 16] [--recipe.epochs N] …
+
+makes two banks under the work folder, ``train`` and ``held_out``: no network is in both, and which weights a network
+begins with, and what it sees in which order, depends on its number alone. Networks are trained a group at a time. The
+same command goes on where it was interrupted; with more networks asked for, it trains those that are missing. Prints
+their accuracy on the test split and writes result.json.
+"""
+
+import dataclasses
+import json
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import dd_jax
+from dd_jax.bank import Bank, read_shards, save_shard
+from dd_jax.checkpoint import checkpoints
+from dd_jax.data import crop_and_flip, make_dataset
+from dd_jax.evaluation import evaluate
+from dd_jax.initial_weights import initial_weights
+from dd_jax.losses import classification_loss
+from dd_jax.networks import make_network
+from dd_jax.pretraining import PretrainRecipe, pretraining
+from dd_jax.report import percent
+from dd_jax.storage import write_json
+from experiments.distil import Images, jsonable, mean_and_std, read_images
+from experiments.runner import RunError, claim_workdir, command_line, read_lines, require, run_as_script, signals
+
+PARTS = ("train", "held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of a bank."""
+
+    dataset: str = "digits"
+    """digits, a TFDS name, or a path, as for the other experiments."""
+    network: str = "lenet"
+    """lenet or alexcifarnet."""
+    images: Images = dataclasses.field(default_factory=Images)
+    law: str = "xavier_normal"
+    """Their initial weights: one of dd_jax.initial_weights.LAWS."""
+    gain: float = 1.0
+    """Scale of the law."""
+    recipe: PretrainRecipe = dataclasses.field(default_factory=PretrainRecipe)
+    augment: bool = False
+    """Crop and flip the examples at random, as the paper does for CIFAR-10."""
+    validation_fraction: float = 1 / 12
+    """Share of the training split that no network sees."""
+    networks: int = 64
+    """Networks to distil with."""
+    held_out: int = 16
+    """Networks to validate and test with."""
+    group: int = 16
+    """Networks trained at a time."""
+    seed: int = 0
+    """Draws everything about the networks, and the validation split."""
+    workdir: Path | None = None
+    """Where the bank lives; runs/pretrain/PRESET if not given."""
+
+
+def _lenets(dataset: str, epochs: int, halve_every: int, **settings: Any) -> Config:
+    """The recipe of the paper's supplement."""
+    return Config(dataset, recipe=PretrainRecipe(epochs, 2e-4, halve_every), **settings)
+
+
+_PAPER = {
+    "mnist": _lenets("mnist", 40, 20),
+    "usps": _lenets("usps", 130, 40, images=Images(size=28)),
+    "svhn": _lenets("svhn_cropped", 65, 20),
+    "cifar10": Config("cifar10", network="alexcifarnet", recipe=PretrainRecipe(50, 1e-3, 7), augment=True, group=4),
+}
+_SHORT = {
+    "digits": Config(recipe=PretrainRecipe(20, 1e-3, 8, batch_size=64), networks=8, held_out=8, group=8),
+    "mnist_short": dataclasses.replace(_PAPER["mnist"], recipe=PretrainRecipe(5, 2e-3, 2)),
+    "usps_short": dataclasses.replace(_PAPER["usps"], recipe=PretrainRecipe(30, 2e-3, 8, batch_size=64)),
+    "cifar10_short": dataclasses.replace(
+        _PAPER["cifar10"], recipe=PretrainRecipe(10, 1e-3, 3), networks=1, held_out=1, group=1
+    ),
+}
+PRESETS = _SHORT | _PAPER
+
+
+def run(preset: str, config: Config) -> dict[str, Any]:
+    """Trains what is missing of both banks.
+
+    Returns:
+      The content of result.json.
+
+    Raises:
+      ValueError: settings or data that cannot be used; nothing has been written then.
+      experiments.runner.RunError: a signal asked to stop; the epochs done are saved.
+    """
+    for name in ("networks", "held_out", "group"):
+        require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
+    require(config.seed >= 0, "seed", config.seed, "0 or more")
+    raw = read_images(config.dataset, config.images)
+    dataset = make_dataset(raw, validation_fraction=config.validation_fraction, seed=config.seed)
+    classes = len(dataset.class_names)
+    network = make_network(config.network, dataset.image_shape, classes)
+    loss = classification_loss(network.apply)
+    draw = initial_weights(network, config.law, config.gain)
+    augment = crop_and_flip if config.augment else None
+    init, epoch = pretraining(loss, draw, dataset, config.recipe, augment=augment)
+    init, epoch = jax.jit(init), jax.jit(epoch, donate_argnums=0)
+    workdir = config.workdir or Path("runs/pretrain") / preset
+    of_every_network = {
+        k: v for k, v in jsonable(config).items() if k not in ("networks", "held_out", "group", "workdir")
+    }
+    claim_workdir(workdir, {"experiment": "pretrain", **of_every_network})
+
+    @jax.jit
+    def accuracies(thetas, split):
+        def of(theta):
+            return evaluate(network.apply, theta, split, dataset.mean, dataset.std, classes).accuracy
+
+        return jax.lax.map(of, thetas)
+
+    def train(part: str, group: range) -> None:
+        """Trains networks in a row, from the newest epoch saved, and adds them to their bank."""
+        streams = jax.random.fold_in(jax.random.key(config.seed), PARTS.index(part))
+        state = init(jax.vmap(lambda i: jax.random.fold_in(streams, i))(np.arange(group.start, group.stop)))
+        progress = workdir / "progress" / f"{part}_{group.start}_{group.stop}"
+        with (
+            checkpoints(progress, keep=2) as saved,
+            signals() as signalled,
+            (workdir / "metrics.jsonl").open("a") as file,
+        ):
+            done, state = saved.restore(state) or (0, state)
+            for number in range(done + 1, config.recipe.epochs + 1):
+                began = time.monotonic()
+                state = jax.block_until_ready(epoch(state, dataset.train))
+                saved.save(number, state)
+                line = {"part": part, "first": group.start, "networks": len(group), "epoch": number}
+                print(json.dumps({**line, "seconds": round(time.monotonic() - began, 3)}), file=file, flush=True)
+                print(f"{part} {group.start} … {group.stop - 1}: epoch {number} of {config.recipe.epochs}", flush=True)
+                if signalled():
+                    raise RunError("stopped; the same command goes on from the last epoch")
+        shard = Bank(jax.device_get(state.theta), np.asarray(accuracies(state.theta, dataset.test)))
+        save_shard(workdir / part, group.start, dataset.image_shape, shard)
+        shutil.rmtree(progress)
+
+    scores = {}
+    for part, count in zip(PARTS, (config.networks, config.held_out), strict=True):
+        held = read_shards(workdir / part, network, dataset.image_shape)
+        for group in _missing(held, count, config.group):
+            train(part, group)
+        shards = read_shards(workdir / part, network, dataset.image_shape).values()
+        accuracy = np.concatenate([shard.accuracy for shard in shards])[:count]
+        scores[part] = {**mean_and_std(accuracy), "min": float(accuracy.min())}
+    result = {
+        "experiment": "pretrain",
+        "preset": preset,
+        "dataset": config.dataset,
+        "test_accuracy": scores,
+        "wall_seconds": sum(line["seconds"] for line in read_lines(workdir / "metrics.jsonl")),
+        "config": {**of_every_network, "networks": config.networks, "held_out": config.held_out},
+        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+    }
+    write_json(workdir / "result.json", result)
+    return result
+
+
+def _missing(held: dict[range, Bank], count: int, group: int) -> list[range]:
+    """What a bank lacks of its first ``count`` networks, in rows of at most ``group``."""
+    have, rows = {i for numbers in held for i in numbers}, []
+    for i in range(count):
+        if i in have:
+            continue
+        if rows and rows[-1].stop == i and len(rows[-1]) < group:
+            rows[-1] = range(rows[-1].start, i + 1)
+        else:
+            rows.append(range(i, i + 1))
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    """The command line of this module."""
+    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
+    result = run(preset, config)
+    print("| bank | test accuracy | lowest |\n|---|---|---|")
+    for part, score in result["test_accuracy"].items():
+        print(f"| {part} | {percent(score)} | {100 * score['min']:.2f} % |")
+    print(f"{result['wall_seconds']:.0f} s of training over all sessions")
+
+
+if __name__ == "__main__":
+    run_as_script(main)

@@ -1,0 +1,179 @@
+"""Banks, adaptation and attack, as a user runs them: on digits, with banks of a few barely trained networks."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dd_jax.bank import load_bank
+from dd_jax.networks import make_network
+from dd_jax.storage import load_distilled
+from experiments import adaptation, attack, evaluate, pretrain
+from experiments.attack import measures
+from experiments.runner import RunError
+
+QUICK = ["digits", "--recipe.epochs", "2", "--group", "2"]
+LENET = make_network("lenet", (28, 28, 1), 10)
+DISTIL = ["--outer.steps", "3", "--weights.nets", "2", "--weights.validation-nets", "1", "--sets", "2"]
+
+
+def weights(folder):
+    return np.asarray(load_bank(folder, LENET, (28, 28, 1)).weights["params"]["Dense_2"]["kernel"])
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    """A bank of 3 networks and 3 held out."""
+    workdir = tmp_path_factory.mktemp("bank") / "digits"
+    pretrain.main([*QUICK, "--networks", "3", "--held-out", "3", "--workdir", str(workdir)])
+    return workdir
+
+
+def test_a_bank_says_how_good_it_is_and_shares_no_network(bank, capsys):
+    pretrain.main([*QUICK, "--networks", "3", "--held-out", "3", "--workdir", str(bank)])
+    printed = capsys.readouterr().out
+    result = json.loads((bank / "result.json").read_text())
+    assert "epoch" not in printed  # nothing was missing
+    for part in ("train", "held_out"):
+        score = result["test_accuracy"][part]
+        assert score["n"] == 3
+        assert 0.5 < score["min"] <= score["mean"] < 1
+        assert f"{100 * score['mean']:.2f} ± " in printed
+    everyone = np.concatenate([weights(bank / "train"), weights(bank / "held_out")])
+    assert len(np.unique(everyone.reshape(6, -1), axis=0)) == 6
+
+
+def test_a_bank_grows_without_touching_what_it_has_and_heals(bank, tmp_path):
+    folder = tmp_path / "grown"
+    shutil.copytree(bank, folder)
+    first = folder / "train" / "00000-00002"
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    for path in (folder / "train" / "00002-00003").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    pretrain.main([*QUICK, "--networks", "4", "--held-out", "3", "--workdir", str(folder)])
+    assert before == {path: path.read_bytes() for path in before}
+    grown = weights(folder / "train")
+    assert len(grown) == 4
+    np.testing.assert_array_equal(grown[:3], weights(bank / "train"))
+    assert not (folder / "progress").exists() or not any((folder / "progress").iterdir())
+
+
+def test_pretraining_goes_on_in_the_middle(bank, tmp_path, monkeypatch):
+    """Stopped after each epoch, it ends with the same weights."""
+    folder, command = tmp_path / "stopped", [*QUICK, "--networks", "2", "--held-out", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "signals", lambda: _always())
+        for _ in range(4):
+            with pytest.raises(RunError, match="the same command goes on from the last epoch"):
+                pretrain.main([*command, "--workdir", str(folder)])
+    pretrain.main([*command, "--workdir", str(folder)])
+    np.testing.assert_array_equal(weights(folder / "train"), weights(bank / "train")[:2])
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [(json.loads(line)["part"], json.loads(line)["epoch"]) for line in lines] == [
+        ("train", 1), ("train", 2), ("held_out", 1), ("held_out", 2),
+    ]  # fmt: skip
+
+
+class _always:
+    """``signals`` of a user who never lets a run go on."""
+
+    def __enter__(self):
+        return lambda: True
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture(scope="module")
+def attacked(bank, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("attack") / "digits"
+    attack.main(["digits", "--weights.bank", str(bank), *DISTIL, "--outer.steps", "40", "--workdir", str(workdir)])
+    return workdir
+
+
+def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
+    result = json.loads((attacked / "result.json").read_text())
+    before, after = result["attack"]["before"], result["attack"]["after"]
+    assert before["attacked_to_target"]["mean"] < 0.05
+    assert after["attacked_to_target"]["mean"] > before["attacked_to_target"]["mean"] + 0.2
+    assert after["by_class"][0] < 0.8 < before["by_class"][0]
+    assert after["modified"] == pytest.approx(result["test_accuracy"]["after"])
+    assert before["modified"] == pytest.approx(result["test_accuracy"]["before"])
+    assert after["others"]["n"] == result["attack"]["random_real"]["others"]["n"] == 2  # held-out, 1 for validation
+    assert (attacked / "attack.png").read_bytes().startswith(b"\x89PNG")
+    labels = load_distilled(attacked / "distilled.npz").labels
+    np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat(np.arange(10), 10))  # theirs are not relabelled
+
+
+def test_measures_of_an_attack_are_counted_by_hand():
+    matrix = np.array([[1, 6, 3], [2, 7, 1], [0, 4, 16]])
+    scores = measures(matrix[None], attacked=0, target=1)
+    assert scores["attacked_to_target"] == pytest.approx([6 / 10])
+    assert scores["others"] == pytest.approx([23 / 30])
+    assert scores["modified"] == pytest.approx([29 / 40])
+    np.testing.assert_allclose(scores["by_class"], [[0.1, 0.7, 0.8]])
+
+
+@pytest.mark.parametrize("preset", ["mnist_usps", "mnist_usps_fixed"])
+def test_adaptation_stands_beside_its_baselines(bank, tmp_path, preset):
+    workdir, nets = tmp_path / "run", DISTIL if preset == "mnist_usps" else [*DISTIL[:2], *DISTIL[6:]]
+    adaptation.main(
+        [preset, "--dataset", "digits", "--weights.bank", str(bank), *nets, "--candidates", "5", "--full", str(bank),
+         "--validation-fraction", "0.1", "--batch-size", "32", "--workdir", str(workdir)]
+    )  # fmt: skip
+    result = json.loads((workdir / "result.json").read_text())
+    rows = {row["name"]: row["accuracy"] for row in json.loads((workdir / "baselines/result.json").read_text())["rows"]}
+    assert list(rows) == [
+        "no adaptation", "random real", "optimized real", "k-means", "average real", "random k-NN", "k-means k-NN",
+        "full training", f"distilled: {workdir}",
+    ]  # fmt: skip
+    assert rows["no adaptation"] == pytest.approx(result["test_accuracy"]["before"])
+    assert rows[f"distilled: {workdir}"] == pytest.approx(result["test_accuracy"]["after"])
+    assert rows["full training"]["n"] == 3
+    known = bool(load_distilled(workdir / "distilled.npz").initial_weights)
+    assert known == preset.endswith("fixed")
+    assert result["test_accuracy"]["after"]["n"] == (1 if known else 2)
+
+
+def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
+    evaluate.main([str(attacked), "--at", "0"])
+    assert "(n = 2)" in capsys.readouterr().out  # all but the one for validation
+    evaluate.main([str(attacked), "--at", "0", "--law", "xavier_normal", "--nets", "3"])
+    assert "(n = 3)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "0"], "target: 0 is not accepted; use another class than --attacked"),
+        (["--attacked", "10"], "relabel: 10 → 1 has no class 10; use 0 … 9"),
+        (["--weights.nets", "4"], "weights.nets: 4 is not accepted; use 1 … 3, the networks of the bank"),
+        (["--weights.bank", "None"], "weights.bank: None is not accepted"),
+        (["--weights.bank", "elsewhere"], "bank: elsewhere/train holds no readable networks"),
+        (["--images.size", "32"], r"bank: .* is of networks for images of \(28, 28, 1\), not \(32, 32, 1\)"),
+        (
+            ["--images.size", "32", "--network", "alexcifarnet"],
+            r"bank: .* is of networks for images of \(28, 28, 1\), not \(32, 32, 1\)",
+        ),
+        (["--images.channels", "2"], "channels: 2 is not accepted"),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused_before_anything_is_written(bank, tmp_path, arguments, message):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError, match=f"^{message}"):
+        attack.main(["digits", "--weights.bank", str(bank), *DISTIL, *arguments, "--workdir", str(workdir)])
+    assert not workdir.exists()
+
+
+def test_bad_banks_are_refused(tmp_path):
+    for arguments, message in (
+        (["--networks", "0"], "networks: 0 is not accepted"),
+        (["--group", "0"], "group: 0 is not accepted"),
+        (["--recipe.batch-size", "5000"], "recipe.batch_size: 5000 is not accepted"),
+        (["--law", "cauchy"], "weights.law: 'cauchy' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            pretrain.main(["digits", *arguments, "--workdir", str(tmp_path / "bank")])
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,166 @@
+"""Pre-training and banks: what a network becomes depends on its key alone, and what is saved is what is drawn."""
+
+import logging
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dd_jax.bank import Bank, drawn, load_bank, save_shard
+from dd_jax.data import make_dataset, normalise
+from dd_jax.losses import classification_loss
+from dd_jax.networks import Network
+from dd_jax.pretraining import PretrainRecipe, check_pretraining, pretraining
+from dd_jax.readers import RawData
+
+RNG = np.random.default_rng(0)
+RECIPE = PretrainRecipe(epochs=3, learning_rate=0.01, halve_every=2, batch_size=8)
+SHAPE = (2, 3, 1)
+
+
+def draw(key):
+    return {"w": jax.random.normal(key, (6, 2)), "b": jnp.zeros(2)}
+
+
+NETWORK = Network(draw, lambda theta, images: images.reshape(len(images), -1) @ theta["w"] + theta["b"])
+LOSS = classification_loss(lambda theta, images: jnp.pad(NETWORK.apply(theta, images), ((0, 0), (0, 1))))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    labels = np.arange(60) % 3
+    return make_dataset(RawData(RNG.integers(0, 256, (60, *SHAPE), np.uint8), labels, None, None, ("a", "b", "c")))
+
+
+def keys(*numbers):
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(jnp.array(numbers))
+
+
+def trained(dataset, keys, augment=None):
+    init, epoch = pretraining(LOSS, draw, dataset, RECIPE, augment=augment)
+    state = init(keys)
+    for _ in range(RECIPE.epochs):
+        state = jax.jit(epoch)(state, dataset.train)
+    return state
+
+
+def test_a_network_is_the_same_in_a_bank_of_any_size(dataset):
+    alone, among = trained(dataset, keys(2)), trained(dataset, keys(0, 1, 2, 3))
+    chex.assert_trees_all_equal(jax.tree.map(lambda a: a[0], alone.theta), jax.tree.map(lambda a: a[2], among.theta))
+    assert not np.allclose(among.theta["w"][1], among.theta["w"][2])
+
+
+def test_all_at_once_equals_in_turn(dataset, monkeypatch):
+    """As on an accelerator, where the networks are vmapped."""
+    in_turn = trained(dataset, keys(0, 1, 2))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    chex.assert_trees_all_close(trained(dataset, keys(0, 1, 2)).theta, in_turn.theta, rtol=1e-4, atol=1e-6)
+
+
+def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset):
+    """Against a plain loop; the order of each epoch is read off what the augmentation sees."""
+    seen = []
+
+    def record(key, images):
+        del key
+        jax.debug.callback(lambda images: seen.append(np.asarray(images)), images, ordered=True)
+        return images
+
+    state = trained(dataset, keys(7), record)
+    jax.effects_barrier()
+    examples, batches = len(dataset.train.labels), len(dataset.train.labels) // 8
+    assert len(seen) == 3 * batches
+    numbers = {image.tobytes(): i for i, image in enumerate(np.asarray(dataset.train.images))}
+    order = [[numbers[image.tobytes()] for image in batch] for batch in seen]
+    for epoch in range(3):
+        of_epoch = np.ravel(order[epoch * batches : (epoch + 1) * batches])
+        assert len(set(of_epoch)) == 8 * batches <= examples
+    assert order[:batches] != order[batches : 2 * batches]
+    theta = draw(jax.random.fold_in(keys(7)[0], 0))
+    adam = optax.scale_by_adam(0.5, 0.999)
+    moments = adam.init(theta)
+    for t, index in enumerate(order):
+        images, labels = (a[np.array(index)] for a in dataset.train)
+        images = normalise(images, dataset.mean, dataset.std)
+        gradient = jax.grad(LOSS)(theta, images, jax.nn.one_hot(labels, 3))
+        direction, moments = adam.update(gradient, moments)
+        rate = 0.01 if t < 2 * batches else 0.005
+        theta = jax.tree.map(lambda w, d, rate=rate: w - rate * d, theta, direction)
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[0], state.theta), theta, rtol=1e-4, atol=1e-5)
+    assert state.epoch.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "recipe.epochs: 0 is not accepted; use 1 or more"),
+        ({"learning_rate": float("nan")}, "recipe.learning_rate: nan is not accepted"),
+        ({"batch_size": 44}, "recipe.batch_size: 44 is not accepted; use 1 … 43, the training examples"),
+        ({"b1": 1.0}, "recipe.b1: 1.0 is not accepted"),
+        ({"halve_every": 0}, "recipe.halve_every: 0 is not accepted"),
+    ],
+)
+def test_a_recipe_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_pretraining(PretrainRecipe(**change), 43)
+
+
+def some_networks(count):
+    weights = jax.vmap(draw)(jax.random.split(jax.random.key(count), count))
+    return Bank(jax.device_get(weights), RNG.random(count))
+
+
+@pytest.fixture
+def bank(tmp_path):
+    """A bank of 5 networks in two shards, and its folder."""
+    parts = some_networks(3), some_networks(2)
+    for first, part in zip((0, 3), parts, strict=True):
+        save_shard(tmp_path / "bank", first, SHAPE, part)
+    return tmp_path / "bank", jax.tree.map(lambda *a: np.concatenate(a), *parts)
+
+
+def test_a_bank_is_read_as_it_was_saved(bank):
+    folder, networks = bank
+    chex.assert_trees_all_equal(load_bank(folder, NETWORK, SHAPE), networks)
+
+
+def test_a_damaged_shard_is_named_and_the_others_load(bank, caplog):
+    folder, networks = bank
+    for path in (folder / "00000-00003").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        chex.assert_trees_all_equal(load_bank(folder, NETWORK, SHAPE), jax.tree.map(lambda a: a[3:], networks))
+    assert "00000-00003 is damaged" in caplog.text
+
+
+def test_banks_that_do_not_fit_are_refused(bank, tmp_path):
+    folder, _ = bank
+    wider = Network(lambda key: {"w": jnp.zeros((6, 4)), "b": jnp.zeros(4)}, NETWORK.apply)
+    with pytest.raises(ValueError, match=r"^bank: the networks of .* do not fit the network \(b is \(2,\) there"):
+        load_bank(folder, wider, SHAPE)
+    with pytest.raises(ValueError, match=r"^bank: .* is of networks for images of \(2, 3, 1\), not \(3, 2, 1\)"):
+        load_bank(folder, NETWORK, (3, 2, 1))
+    with pytest.raises(ValueError, match=r"^bank: .* holds no readable networks; make them with python -m"):
+        load_bank(tmp_path / "elsewhere", NETWORK, SHAPE)
+    with pytest.raises(ValueError, match=r"^weights.nets: 6 is not accepted; use 1 … 5"):
+        drawn(load_bank(folder, NETWORK, SHAPE), 6, seed=0)
+
+
+def test_streaming_equals_indexing_a_resident_bank(bank):
+    networks = bank[1]
+    resident = jax.tree.map(jnp.asarray, networks.weights)
+    draws = [drawn(networks, 3, seed=4)(step) for step in range(40)]
+    indices = []
+    for thetas in draws:
+        index = [int(np.flatnonzero((networks.weights["w"] == w).all((1, 2)))[0]) for w in np.asarray(thetas["w"])]
+        chex.assert_trees_all_equal(thetas, jax.tree.map(lambda a, index=index: a[jnp.array(index)], resident))
+        assert len(set(index)) == 3
+        indices.append(index)
+    assert np.bincount(np.ravel(indices), minlength=5).min() > 10  # each has its turn
+    chex.assert_trees_all_equal(drawn(networks, 3, seed=4)(17), draws[17])
+    others = [drawn(networks, 3, seed=5)(step) for step in range(40)]
+    assert any(not np.array_equal(a["w"], b["w"]) for a, b in zip(draws, others, strict=True))
