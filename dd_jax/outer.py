@@ -27,6 +27,8 @@ class OuterRecipe:
     """Adam's second decay, β₂."""
     step_size_rate: float = 1.0
     """Adam's rate for raw η̃, as a share of that for the images."""
+    weight_decay: float = 0.0
+    """Decay of the images towards grey, as a share of the rate, as in AdamW."""
     halve_every: int | None = None
     """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
     clip: float | None = 2.0
@@ -47,6 +49,7 @@ def check_recipe(recipe: OuterRecipe) -> None:
         ("steps", "1 or more", 1, math.inf),
         ("learning_rate", "a positive number", math.ulp(0), math.inf),
         ("step_size_rate", "a positive number", math.ulp(0), math.inf),
+        ("weight_decay", "0 or more", 0, math.inf),
         ("b1", "at least 0 and below 1", 0, 1),
         ("b2", "at least 0 and below 1", 0, 1),
         ("halve_every", "1 or more", 1, math.inf),
@@ -73,12 +76,17 @@ def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
     """The optimizer of Algorithm 1's last line, over a ``DistilledData``; the labels stay as they are."""
     relative = relative_rate(recipe)
 
-    def slower(updates: Any, params: Any) -> Any:
-        del params
-        return updates._replace(raw_step_sizes=recipe.step_size_rate * updates.raw_step_sizes)
+    def decay_and_slow(updates: Any, params: Any) -> Any:
+        return updates._replace(
+            images=updates.images + recipe.weight_decay * params.images,
+            raw_step_sizes=recipe.step_size_rate * updates.raw_step_sizes,
+        )
 
-    learned = optax.adam(lambda step: recipe.learning_rate * relative(step), recipe.b1, recipe.b2)
-    learned = optax.chain(learned, optax.stateless(slower))
+    learned = optax.chain(
+        optax.scale_by_adam(recipe.b1, recipe.b2),
+        optax.stateless(decay_and_slow),
+        optax.scale_by_learning_rate(lambda step: recipe.learning_rate * relative(step)),
+    )
     if recipe.clip is not None:
         learned = optax.chain(clip_by_running_norm(recipe.clip), learned)
     kinds = DistilledData._make(("learned", "fixed", "learned"))  # images, labels, raw step sizes

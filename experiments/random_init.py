@@ -15,14 +15,21 @@ from dd_jax.outer import OuterRecipe
 from experiments.distil import Config, Distilled, Weights, authors_recipe, run_from_command_line
 from experiments.runner import run_as_script
 
-_RECIPE = OuterRecipe(
-    steps=3500, learning_rate=0.1, step_size_rate=0.1, b1=0.9, clip=None, net_norm=1.0, max_step_size=0.12
+RECIPE = OuterRecipe(
+    steps=2500,
+    learning_rate=0.1,
+    step_size_rate=0.1,
+    weight_decay=0.1,
+    b1=0.9,
+    clip=None,
+    net_norm=1.0,
+    max_step_size=0.12,
 )
 _OURS = {
     "digits": Config(
         weights=Weights(nets=4, test_nets=50),
         distilled=Distilled(steps=5, step_size=0.1),
-        outer=dataclasses.replace(_RECIPE, steps=600, max_step_size=0.25),
+        outer=dataclasses.replace(RECIPE, steps=600, max_step_size=0.25),
         batch_size=128,
         switch_width=0.0,
         validation_fraction=0.1,
@@ -31,7 +38,7 @@ _OURS = {
         "mnist",
         weights=Weights(nets=4),
         distilled=Distilled(steps=10, step_size=0.05),
-        outer=_RECIPE,
+        outer=RECIPE,
         batch_size=256,
         switch_width=0.0,
     ),

@@ -46,6 +46,16 @@ def test_first_adam_step_moves_every_learned_entry_by_the_rate(small_problem):
         np.testing.assert_allclose(np.abs(change), 0.03, rtol=1e-2)
 
 
+def test_images_decay_and_step_sizes_move_at_their_own_rate(small_problem):
+    plain, state, theta, batch = make(small_problem, learning_rate=0.03)
+    decayed, *_ = make(small_problem, learning_rate=0.03, weight_decay=0.5, step_size_rate=0.2)
+    start = state.distilled
+    first, second = (outer.update(KEY, state, theta, batch)[0].distilled for outer in (plain, decayed))
+    np.testing.assert_allclose(second.images, first.images - 0.03 * 0.5 * start.images, atol=1e-6)
+    moves = [d.raw_step_sizes - start.raw_step_sizes for d in (first, second)]
+    np.testing.assert_allclose(moves[1], 0.2 * moves[0], rtol=1e-3)
+
+
 def test_a_non_finite_batch_leaves_the_state_as_it_was(small_problem):
     outer, state, theta, (images, labels) = make(small_problem)
     state, _ = outer.update(KEY, state, theta, (images, labels))
@@ -81,7 +91,7 @@ def test_clip_by_running_norm_scales_only_outliers():
     ("name", "value"),
     [("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("b1", 1.0), ("b2", -0.1),
      ("halve_every", 0), ("clip", -1.0), ("samples", 0), ("smoothing", 0.0), ("net_norm", 0.0),
-     ("max_step_size", -0.5)],
+     ("max_step_size", -0.5), ("step_size_rate", 0.0), ("weight_decay", -1.0)],
 )  # fmt: skip
 def test_a_recipe_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^outer\.{name}: {value}"):
