@@ -19,8 +19,9 @@ import tyro
 
 from experiments import baselines, random_init
 from experiments.distil import Config as Base
-from experiments.distil import Distilled, Images, Weights, print_result, workdir_of
+from experiments.distil import Distilled, print_result, workdir_of
 from experiments.distil import run as distil
+from experiments.problem import Images, Setting, Weights
 from experiments.reported import ADAPTATION
 from experiments.runner import command_line, run_as_script
 
@@ -90,20 +91,16 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         return None
     workdir = workdir_of("adaptation", preset, base)
     print_result(result, workdir)
+    shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(Setting)}
     table = baselines.Config(
-        base.dataset,
-        base.network,
-        base.images,
-        base.weights,
+        **shared,
         steps=base.distilled.steps,
         epochs=base.distilled.epochs,
         images_per_class=base.distilled.images_per_class,
         sets=config.sets,
         candidates=config.candidates,
-        validation_fraction=base.validation_fraction,
         against=(workdir,),
         full=config.full,
-        seed=base.seed,
         workdir=workdir / "baselines",
     )
     baselines.run(preset, table)

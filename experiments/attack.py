@@ -29,19 +29,9 @@ from dd_jax.report import percent, to_png
 from dd_jax.storage import load_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData
 from experiments.distil import Config as Base
-from experiments.distil import (
-    Distilled,
-    HeldOut,
-    Weights,
-    mean_and_std,
-    part_of,
-    print_result,
-    problem_of,
-    scorer,
-    streams,
-    workdir_of,
-)
+from experiments.distil import Distilled, print_result, workdir_of
 from experiments.distil import run as distil
+from experiments.problem import HeldOut, Weights, assemble, mean_and_std, part_of, scorer, streams
 from experiments.runner import command_line, require, run_as_script
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -129,7 +119,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     if result is None:
         return None
     workdir = workdir_of("attack", preset, base)
-    dataset, network, nets = problem_of(base)
+    dataset, network, nets = assemble(base)
     classes = len(dataset.class_names)
     distilled = load_distilled(workdir / "distilled.npz").distilled
     steps = len(distilled.raw_step_sizes)

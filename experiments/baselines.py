@@ -9,7 +9,6 @@ figures beside ours, and writes it to the work folder as result.json and table.m
 """
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import dd_jax
 from dd_jax import baselines
 from dd_jax.bank import load_bank
 from dd_jax.baselines import Layout
@@ -28,33 +26,28 @@ from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData
 from experiments import evaluate as evaluate_experiment
-from experiments.distil import (
+from experiments.problem import (
     HeldOut,
-    Images,
     Nets,
+    Setting,
     Weights,
+    assemble,
     jsonable,
     mean_and_std,
     part_of,
-    problem,
     scorer,
     streams,
 )
 from experiments.reported import BASELINES
-from experiments.runner import claim_workdir, command_line, require, run_as_script
+from experiments.runner import claim_workdir, command_line, provenance, require, run_as_script
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Setting):
     """Settings of a table."""
 
-    dataset: str = "digits"
-    """digits, a TFDS name, or a path, as for the other experiments."""
-    network: str = "lenet"
-    """lenet or alexcifarnet."""
-    images: Images = dataclasses.field(default_factory=Images)
     weights: Weights = dataclasses.field(default_factory=lambda: Weights(nets=1))
     """p(θ₀), and how many networks are held out of it."""
     steps: int = 10
@@ -69,14 +62,10 @@ class Config:
     """Random sets of which the best fifth counts as optimized."""
     scoring_examples: int = 1000
     """Validation examples that step sizes are chosen on, and training examples that the candidates are scored on."""
-    validation_fraction: float = 1 / 12
-    """Share of the training split held out of it, for choosing step sizes."""
     against: tuple[Path, ...] = ()
     """Runs or distilled.npz files to put beside the baselines."""
     full: Path | None = None
     """A bank trained on the whole of the data set, to put beside the baselines."""
-    seed: int = 0
-    """Draws the sets and the networks."""
     workdir: Path | None = None
     """Where the table goes; runs/baselines/PRESET if not given."""
 
@@ -107,18 +96,10 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     """
     for name in ("sets", "candidates", "scoring_examples"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
-    require(config.seed >= 0, "seed", config.seed, "0 or more")
     for path in config.against:
         evaluate_experiment.load(path)
     began = time.monotonic()
-    dataset, network, nets = problem(
-        config.dataset,
-        config.images,
-        config.network,
-        config.weights,
-        validation_fraction=config.validation_fraction,
-        seed=config.seed,
-    )
+    dataset, network, nets = assemble(config)
     layout = Layout(len(dataset.class_names), config.steps, config.epochs, config.images_per_class)
     full = None if config.full is None else load_bank(config.full / "held_out", network, dataset.image_shape)
     settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
@@ -159,8 +140,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         "wall_seconds": time.monotonic() - began,
         "rows": rows,
         "config": settings,
-        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+        **provenance(),
     }
     table = "| | measured | reported | chosen |\n|---|---|---|---|\n" + "\n".join(map(_line, rows)) + "\n"
     write_atomically(workdir / "table.md", table)

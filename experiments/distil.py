@@ -2,60 +2,23 @@
 
 import dataclasses
 import functools
-import json
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-import dd_jax
-from dd_jax.bank import drawn, load_bank
-from dd_jax.data import Dataset, Split, batch_drawer, conform, crop_and_flip, make_dataset
-from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
-from dd_jax.initial_weights import initial_weights
+from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip
 from dd_jax.losses import classification_loss, relabelled, relabelling
-from dd_jax.networks import Network, make_network
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
-from dd_jax.readers import RawData, read
 from dd_jax.report import draw_curve, draw_images, html_report, percent, percent_reported, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
-from dd_jax.unroll import DistilledData, Mode, Params, noise
+from dd_jax.unroll import DistilledData, Mode, noise
+from experiments.problem import Setting, assemble, jsonable, mean_and_std, scorer, streams
 from experiments.reported import REPORTED
-from experiments.runner import claim_workdir, command_line, memory_needed, positive, require, train
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """The form that real images are brought to."""
-
-    size: int | None = None
-    """Resize to this many pixels squared; as they are if not given."""
-    channels: int | None = None
-    """1 for grey or 3 for colour; as they are if not given."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """p(θ₀), the distribution of initial weights."""
-
-    law: str = "xavier_normal"
-    """One of dd_jax.initial_weights.LAWS."""
-    gain: float = 1.0
-    """Scale of the law."""
-    bank: Path | None = None
-    """Draw from a bank of trained networks, the work folder of experiments.pretrain, in place of the law."""
-    nets: int | None = None
-    """Networks drawn anew for each outer step, N; if not given, one network, known from the start: drawn once, or the
-    first of the bank."""
-    test_nets: int = 200
-    """Networks held out for the test, where they are random."""
-    validation_nets: int = 10
-    """Networks held out for validation, where they are random."""
+from experiments.runner import claim_workdir, command_line, memory_needed, positive, provenance, require, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +38,9 @@ class Distilled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Setting):
     """Settings of a run. Two runs with the same settings on the same kind of machine give the same images."""
 
-    dataset: str = "digits"
-    """digits, a TFDS name, or a path: an .npz file, a folder of IDX files, or a folder of images by class."""
-    network: str = "lenet"
-    """lenet or alexcifarnet."""
-    images: Images = dataclasses.field(default_factory=Images)
-    weights: Weights = Weights()
     distilled: Distilled = Distilled()
     outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
     batch_size: int = 1024
@@ -92,12 +49,8 @@ class Config:
     """Smooth the second derivative of ReLU and max-pooling over so many standard deviations; 0: plain autodiff."""
     augment: bool = False
     """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
-    validation_fraction: float = 1 / 12
-    """Share of the training split held out of it for choosing settings."""
     mode: Mode = "forward_over_reverse"
     """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.unroll.Mode)."""
-    seed: int = 0
-    """Draws θ₀, the first images, the batches and the validation split."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints."""
     workdir: Path | None = None
@@ -128,166 +81,7 @@ def _check(config: Config) -> None:
     require(
         config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
     )
-    require(config.seed >= 0, "seed", config.seed, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
-
-
-class Streams(NamedTuple):
-    """The random keys of a run, each for one purpose; none is another's."""
-
-    weights: jax.Array  # of the networks trained on
-    noise: jax.Array  # the first images
-    batches: jax.Array
-    validation: jax.Array  # held-out networks
-    test: jax.Array  # held-out networks
-
-
-def streams(seed: int) -> Streams:
-    """The keys that ``seed`` stands for."""
-    return Streams(*(jax.random.fold_in(jax.random.key(seed), i) for i in range(len(Streams._fields))))
-
-
-HeldOut = tuple[jax.Array, Any]
-"""Keys ``[K]``, and p(θ₀) by key or the weights of K networks: :func:`dd_jax.evaluation.evaluate_nets` takes both."""
-
-
-class Nets(NamedTuple):
-    """Networks of p(θ₀) by use; none is of two."""
-
-    training: Callable[[int], Params]  # outer step -> θ₀ of one network, or of N on a leading axis
-    known: Params | None  # θ₀ where there is one network, for training, validation and test alike
-    validation: HeldOut
-    test: HeldOut
-
-
-def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
-    """The networks that settings name.
-
-    Raises:
-      ValueError: an unknown law, or a bank that is missing, does not fit the network, or has too few networks.
-    """
-    for name in ("nets", "test_nets", "validation_nets"):
-        count = getattr(weights, name)
-        require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
-    keys, count = streams(seed), weights.nets
-
-    def known(theta: Params) -> Nets:
-        only = jax.tree.map(lambda leaf: leaf[None], theta)
-        return Nets(lambda step: theta, theta, (keys.validation[None], only), (keys.test[None], only))
-
-    if weights.bank is None:
-        draw = initial_weights(network, weights.law, weights.gain)
-        if count is None:
-            return known(jax.jit(draw)(keys.weights))
-
-        @jax.jit
-        def draw_many(step):
-            return jax.vmap(draw)(jax.random.split(jax.random.fold_in(keys.weights, step), count))
-
-        validation, test = (
-            (jax.random.split(key, size), draw)
-            for key, size in ((keys.validation, weights.validation_nets), (keys.test, weights.test_nets))
-        )
-        return Nets(draw_many, None, validation, test)
-    trained = load_bank(weights.bank / "train", network, image_shape)
-    if count is None:
-        return known(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights))
-    held_out = load_bank(weights.bank / "held_out", network, image_shape)
-    size = len(held_out.accuracy)
-    require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
-    everyone = (jax.random.split(keys.test, size), held_out.weights)
-    first = min(weights.validation_nets, size // 2)  # for the test
-    test = part_of(everyone, slice(first, first + weights.test_nets))
-    return Nets(drawn(trained, count, seed), None, part_of(everyone, slice(first)), test)
-
-
-def part_of(held_out: HeldOut, index: Any) -> HeldOut:
-    """Some of the held-out networks."""
-    keys, nets = held_out
-    return keys[index], nets if callable(nets) else jax.tree.map(lambda leaf: leaf[index], nets)
-
-
-class Problem(NamedTuple):
-    """What settings name, assembled."""
-
-    dataset: Dataset
-    network: Network
-    nets: Nets
-
-
-def read_images(dataset: str, images: Images) -> RawData:
-    """Reads labelled images and brings them to their form."""
-    return conform(read(dataset), images.size, images.channels)
-
-
-def problem(
-    dataset: str,
-    images: Images,
-    network: str,
-    weights: Weights,
-    *,
-    validation_fraction: float,
-    seed: int,
-    switch_width: float = 0.0,
-) -> Problem:
-    """Reads the data, and draws or loads the networks; the arguments are the settings of these names.
-
-    Raises:
-      ValueError: settings or data that cannot be used.
-    """
-    raw = read_images(dataset, images)
-    data = make_dataset(raw, validation_fraction=validation_fraction, seed=seed)
-    net = make_network(network, data.image_shape, len(data.class_names), switch_width=switch_width)
-    return Problem(data, net, nets_of(weights, net, data.image_shape, seed))
-
-
-def problem_of(config: Config) -> Problem:
-    """What a run's settings name, assembled."""
-    return problem(
-        config.dataset,
-        config.images,
-        config.network,
-        config.weights,
-        validation_fraction=config.validation_fraction,
-        seed=config.seed,
-        switch_width=config.switch_width,
-    )
-
-
-def scorer(
-    dataset: Dataset,
-    network: Network,
-    training: Training | None = None,
-    at: Sequence[int] | None = None,
-    measure: Callable[..., Any] = evaluate,
-) -> Callable[[DistilledData, HeldOut, Split], Any]:
-    """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
-
-    Args:
-      dataset: gives the normalisation and the classes.
-      network: their kind.
-      training: how; as the data were made for if not given.
-      at: numbers of steps to score after; 0 and the last if not given.
-      measure: :func:`dd_jax.evaluation.evaluate` or :func:`dd_jax.evaluation.confusion`.
-    """
-    classes, training = len(dataset.class_names), training or Training()
-    loss = classification_loss(network.apply)
-
-    @functools.partial(jax.jit, static_argnames="draw")
-    def scores(distilled, keys, thetas, split, draw):
-        def of(theta):
-            return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
-
-        steps = at or (0, steps_of(training, distilled))
-        return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps)
-
-    def score(distilled, held_out, split):
-        keys, nets = held_out
-        return (
-            scores(distilled, keys, None, split, nets) if callable(nets) else scores(distilled, keys, nets, split, None)
-        )
-
-    return score
 
 
 def run(
@@ -316,7 +110,7 @@ def run(
     _check(config)
     workdir = workdir_of(experiment, preset, config)
     settings = settings_of(config)
-    dataset, network, nets = problem_of(config)
+    dataset, network, nets = assemble(config, config.switch_width)
     loss = classification_loss(network.apply)
     classes, keys = len(dataset.class_names), streams(config.seed)
     objective, validation, test = None, dataset.validation, dataset.test
@@ -386,8 +180,7 @@ def run(
         "reported_std": known.get("std"),
         "reported_before": known.get("before"),
         "config": settings,
-        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+        **provenance(),
     }
     _write(workdir, config, result, distilled, dataset, nets.known, trained.metrics)
     return result
@@ -403,20 +196,9 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {k: v for k, v in jsonable(config).items() if k not in _NOT_OF_THE_RESULT}
 
 
-def jsonable(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON holds it, its paths as text."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
 def workdir_of(experiment: str, preset: str, config: Config) -> Path:
     """The folder of a run."""
     return config.workdir or Path("runs") / experiment / preset
-
-
-def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:
-    """Mean, standard deviation and count over networks; of a single one the deviation is 0."""
-    values = np.asarray(accuracy, np.float64)
-    return {"mean": float(values.mean()), "std": float(values.std(ddof=min(1, values.size - 1))), "n": values.size}
 
 
 def reported(experiment: str, config: Config) -> dict[str, float]:

@@ -18,7 +18,7 @@ from dd_jax.evaluation import Training, steps_of
 from dd_jax.networks import make_network
 from dd_jax.report import percent
 from dd_jax.storage import DistilledFile, load_distilled, write_json
-from experiments.distil import Images, Weights, mean_and_std, nets_of, read_images, scorer, streams
+from experiments.problem import Images, Weights, mean_and_std, nets_of, read_images, scorer, streams
 from experiments.runner import parse, require, run_as_script
 
 

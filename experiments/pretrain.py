@@ -10,7 +10,6 @@ their accuracy on the test split and writes result.json.
 
 import dataclasses
 import json
-import platform
 import shutil
 import time
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import dd_jax
 from dd_jax.bank import Bank, read_shards, save_shard
 from dd_jax.checkpoint import checkpoints
 from dd_jax.data import crop_and_flip, make_dataset
@@ -30,8 +28,17 @@ from dd_jax.networks import make_network
 from dd_jax.pretraining import PretrainRecipe, pretraining
 from dd_jax.report import percent
 from dd_jax.storage import write_json
-from experiments.distil import Images, jsonable, mean_and_std, read_images
-from experiments.runner import RunError, claim_workdir, command_line, read_lines, require, run_as_script, signals
+from experiments.problem import Images, jsonable, mean_and_std, read_images
+from experiments.runner import (
+    RunError,
+    claim_workdir,
+    command_line,
+    provenance,
+    read_lines,
+    require,
+    run_as_script,
+    signals,
+)
 
 PARTS = ("train", "held_out")
 
@@ -80,7 +87,7 @@ _PAPER = {
 _SHORT = {
     "digits": Config(recipe=PretrainRecipe(20, 1e-3, 8, batch_size=64), networks=8, held_out=8, group=8),
     "mnist_short": dataclasses.replace(_PAPER["mnist"], recipe=PretrainRecipe(5, 2e-3, 2)),
-    "usps_short": dataclasses.replace(_PAPER["usps"], recipe=PretrainRecipe(30, 2e-3, 8, batch_size=64)),
+    "usps_short": dataclasses.replace(_PAPER["usps"], recipe=PretrainRecipe(15, 2e-3, 4, batch_size=64)),
     "cifar10_short": dataclasses.replace(
         _PAPER["cifar10"], recipe=PretrainRecipe(10, 1e-3, 3), networks=1, held_out=1, group=1
     ),
@@ -162,8 +169,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         "test_accuracy": scores,
         "wall_seconds": sum(line["seconds"] for line in read_lines(workdir / "metrics.jsonl")),
         "config": {**of_every_network, "networks": config.networks, "held_out": config.held_out},
-        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+        **provenance(),
     }
     write_json(workdir / "result.json", result)
     return result

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import platform
 import re
 import signal
 import sys
@@ -19,6 +20,7 @@ import jax
 import tqdm
 import tyro
 
+import dd_jax
 from dd_jax.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
 from dd_jax.storage import write_atomically, write_json
@@ -252,6 +254,14 @@ def read_lines(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: versions and hardware."""
+    return {
+        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+    }
 
 
 def require(holds: bool, name: str, value: Any, accepted: str) -> None:

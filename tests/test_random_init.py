@@ -127,9 +127,7 @@ def test_optimized_real_is_scored_on_training_examples_alone():
     """The candidates' scorer sees the split that the experiment says, whose images are of the training split."""
     config = baselines.PRESETS["digits"]
     config = baselines.dataclasses.replace(config, steps=1, sets=1, candidates=3, scoring_examples=50)
-    dataset, _, nets = baselines.problem(
-        "digits", config.images, "lenet", config.weights, validation_fraction=0.1, seed=0
-    )
+    dataset, _, nets = baselines.assemble(config)
     layout = baselines.Layout(10, 1, 3)
     seen = []
 

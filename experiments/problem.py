@@ -1,0 +1,217 @@
+"""What the settings of an experiment name, assembled: the data, the network, p(θ₀), and how held-out networks score."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from dd_jax.bank import drawn, load_bank
+from dd_jax.data import Dataset, Split, conform, make_dataset
+from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
+from dd_jax.initial_weights import initial_weights
+from dd_jax.losses import classification_loss
+from dd_jax.networks import Network, make_network
+from dd_jax.readers import RawData, read
+from dd_jax.unroll import DistilledData, Params
+from experiments.runner import require
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The form that real images are brought to."""
+
+    size: int | None = None
+    """Resize to this many pixels squared; as they are if not given."""
+    channels: int | None = None
+    """1 for grey or 3 for colour; as they are if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """p(θ₀), the distribution of initial weights."""
+
+    law: str = "xavier_normal"
+    """One of dd_jax.initial_weights.LAWS."""
+    gain: float = 1.0
+    """Scale of the law."""
+    bank: Path | None = None
+    """Draw from a bank of trained networks, the work folder of experiments.pretrain, in place of the law."""
+    nets: int | None = None
+    """Networks drawn anew for each outer step, N; if not given, one network, known from the start: drawn once, or the
+    first of the bank."""
+    test_nets: int = 200
+    """Networks held out for the test, where they are random."""
+    validation_nets: int = 10
+    """Networks held out for validation, where they are random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the experiments share: the real data, the network and its initial weights."""
+
+    dataset: str = "digits"
+    """digits, a TFDS name, or a path: an .npz file, a folder of IDX files, or a folder of images by class."""
+    network: str = "lenet"
+    """lenet or alexcifarnet."""
+    images: Images = dataclasses.field(default_factory=Images)
+    weights: Weights = dataclasses.field(default_factory=Weights)
+    validation_fraction: float = 1 / 12
+    """Share of the training split held out of it for choosing settings."""
+    seed: int = 0
+    """Draws whatever is random, and the validation split."""
+
+
+class Streams(NamedTuple):
+    """The random keys of a run, each for one purpose; none is another's."""
+
+    weights: jax.Array  # of the networks trained on
+    noise: jax.Array  # the first images
+    batches: jax.Array
+    validation: jax.Array  # held-out networks
+    test: jax.Array  # held-out networks
+
+
+def streams(seed: int) -> Streams:
+    """The keys that ``seed`` stands for."""
+    return Streams(*(jax.random.fold_in(jax.random.key(seed), i) for i in range(len(Streams._fields))))
+
+
+HeldOut = tuple[jax.Array, Any]
+"""Keys ``[K]``, and p(θ₀) by key or the weights of K networks: :func:`dd_jax.evaluation.evaluate_nets` takes both."""
+
+
+class Nets(NamedTuple):
+    """Networks of p(θ₀) by use; none is of two."""
+
+    training: Callable[[int], Params]  # outer step -> θ₀ of one network, or of N on a leading axis
+    known: Params | None  # θ₀ where there is one network, for training, validation and test alike
+    validation: HeldOut
+    test: HeldOut
+
+
+def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
+    """The networks that settings name.
+
+    Raises:
+      ValueError: an unknown law, or a bank that is missing, does not fit the network, or has too few networks.
+    """
+    for name in ("nets", "test_nets", "validation_nets"):
+        count = getattr(weights, name)
+        require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
+    keys, count = streams(seed), weights.nets
+
+    def known(theta: Params) -> Nets:
+        only = jax.tree.map(lambda leaf: leaf[None], theta)
+        return Nets(lambda step: theta, theta, (keys.validation[None], only), (keys.test[None], only))
+
+    if weights.bank is None:
+        draw = initial_weights(network, weights.law, weights.gain)
+        if count is None:
+            return known(jax.jit(draw)(keys.weights))
+
+        @jax.jit
+        def draw_many(step):
+            return jax.vmap(draw)(jax.random.split(jax.random.fold_in(keys.weights, step), count))
+
+        validation, test = (
+            (jax.random.split(key, size), draw)
+            for key, size in ((keys.validation, weights.validation_nets), (keys.test, weights.test_nets))
+        )
+        return Nets(draw_many, None, validation, test)
+    trained = load_bank(weights.bank / "train", network, image_shape)
+    if count is None:
+        return known(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights))
+    held_out = load_bank(weights.bank / "held_out", network, image_shape)
+    size = len(held_out.accuracy)
+    require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
+    everyone = (jax.random.split(keys.test, size), held_out.weights)
+    first = min(weights.validation_nets, size // 2)  # for the test
+    test = part_of(everyone, slice(first, first + weights.test_nets))
+    return Nets(drawn(trained, count, seed), None, part_of(everyone, slice(first)), test)
+
+
+def part_of(held_out: HeldOut, index: Any) -> HeldOut:
+    """Some of the held-out networks."""
+    keys, nets = held_out
+    return keys[index], nets if callable(nets) else jax.tree.map(lambda leaf: leaf[index], nets)
+
+
+class Problem(NamedTuple):
+    """What settings name, assembled."""
+
+    dataset: Dataset
+    network: Network
+    nets: Nets
+
+
+def read_images(dataset: str, images: Images) -> RawData:
+    """Reads labelled images and brings them to their form."""
+    return conform(read(dataset), images.size, images.channels)
+
+
+def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
+    """Reads the data, and draws or loads the networks.
+
+    Raises:
+      ValueError: settings or data that cannot be used.
+    """
+    require(setting.seed >= 0, "seed", setting.seed, "0 or more")
+    raw = read_images(setting.dataset, setting.images)
+    dataset = make_dataset(raw, validation_fraction=setting.validation_fraction, seed=setting.seed)
+    classes = len(dataset.class_names)
+    network = make_network(setting.network, dataset.image_shape, classes, switch_width=switch_width)
+    return Problem(dataset, network, nets_of(setting.weights, network, dataset.image_shape, setting.seed))
+
+
+def scorer(
+    dataset: Dataset,
+    network: Network,
+    training: Training | None = None,
+    at: Sequence[int] | None = None,
+    measure: Callable[..., Any] = evaluate,
+) -> Callable[[DistilledData, HeldOut, Split], Any]:
+    """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
+
+    Args:
+      dataset: gives the normalisation and the classes.
+      network: their kind.
+      training: how; as the data were made for if not given.
+      at: numbers of steps to score after; 0 and the last if not given.
+      measure: :func:`dd_jax.evaluation.evaluate` or :func:`dd_jax.evaluation.confusion`.
+    """
+    classes, training = len(dataset.class_names), training or Training()
+    loss = classification_loss(network.apply)
+
+    @functools.partial(jax.jit, static_argnames="draw")
+    def scores(distilled, keys, thetas, split, draw):
+        def of(theta):
+            return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
+
+        steps = at or (0, steps_of(training, distilled))
+        return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps)
+
+    def score(distilled, held_out, split):
+        keys, nets = held_out
+        return (
+            scores(distilled, keys, None, split, nets) if callable(nets) else scores(distilled, keys, nets, split, None)
+        )
+
+    return score
+
+
+def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:
+    """Mean, standard deviation and count over networks; of a single one the deviation is 0."""
+    values = np.asarray(accuracy, np.float64)
+    return {"mean": float(values.mean()), "std": float(values.std(ddof=min(1, values.size - 1))), "n": values.size}
+
+
+def jsonable(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON holds it, its paths as text."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
