@@ -4,6 +4,7 @@ A bank is a folder of shards, each an orbax checkpoint of networks in a row. A s
 is named and passed over, and a bank grows by shards, without touching those it has.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -72,15 +73,24 @@ def read_shards(folder: Path, network: Network, image_shape: tuple[int, int, int
         if held_shape != image_shape:
             raise ValueError(f"bank: {folder} is of networks for images of {held_shape}, not {image_shape}")
         weights = restructured(named, like, f"bank: the networks of {folder} do", many=True)
-        shards[range(*map(int, path.name.split("-")))] = Bank(weights, accuracy)
+        numbers = range(*map(int, path.name.split("-")))
+        if any(i in held for held in shards for i in numbers):
+            log.warning("bank: %s repeats networks of another shard; going on without it", path)
+            continue
+        shards[numbers] = Bank(weights, accuracy)
     return shards
+
+
+def fingerprint(*banks: Bank) -> str:
+    """A short text that tells banks apart by their networks' number, order and accuracy."""
+    return hashlib.sha256(repr([bank.accuracy.tolist() for bank in banks]).encode()).hexdigest()[:12]
 
 
 def drawn(bank: Bank, count: int, seed: int) -> Callable[[int], Params]:
     """p(θ₀) by outer step: ``count`` networks of the bank, all different, each leaf with a leading axis N.
 
-    Only these go to the device. The transfer is asynchronous, and which networks they are depends on the seed and the
-    step alone, so that a caller who asks for the next ones while the device is busy with a step never makes it wait.
+    Only these go to the device. The transfer is asynchronous, and which networks they are depends on the seed, the step
+    and the bank's size alone, so that a caller who asks for the next ones while the device is busy never makes it wait.
 
     Raises:
       ValueError: fewer networks in the bank than ``count``.

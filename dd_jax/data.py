@@ -125,9 +125,7 @@ def _stratified(images, labels, fraction, seed):
 
 def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """uint8 ``[..., D]`` to float32 with mean 0 and std 1 over the training split."""
-    scale = 1 / (255 * np.asarray(std, np.float64))
-    shift = np.asarray(mean, np.float64) / np.asarray(std, np.float64)
-    return images.astype(jnp.float32) * scale.astype(np.float32) - shift.astype(np.float32)
+    return images.astype(jnp.float32) * (1 / (255 * jnp.asarray(std))) - jnp.asarray(mean) / jnp.asarray(std)
 
 
 def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:

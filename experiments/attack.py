@@ -6,8 +6,8 @@
 The objective is ℓ_{K→T}: real examples of class K count as class T. After one gradient step on the images a trained
 network is to call K "T" and to stay right about the other classes. The paper shows its results as figures only; what
 this code measured is in README.md. Writes what ``experiments.fixed_init`` writes, with accuracies by the modified
-labels. Its result.json also has the share of K that became T, the accuracy on the other classes together and on each,
-before and after the step, beside real images under the same relabelling; attack.png shows both by step size.
+labels. Its attack.json has the share of K that became T, the accuracy on the other classes together and on each, before
+and after the step, beside real images under the same relabelling; attack.png shows both by step size.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from dd_jax.baselines import Layout, random_real, with_step_size
+from dd_jax.data import Split
 from dd_jax.evaluation import confusion
 from dd_jax.losses import relabelling
 from dd_jax.outer import OuterRecipe
@@ -103,7 +104,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     """Distils the attack, and measures it beside random real images.
 
     Returns:
-      The content of result.json, or None with ``config.base.plan``.
+      The content of attack.json, or None with ``config.base.plan``.
 
     Raises:
       ValueError: settings or data that cannot be used, K = T or a class out of range, or a bank that does not fit.
@@ -119,16 +120,16 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     if result is None:
         return None
     workdir = workdir_of("attack", preset, base)
+    print_result(result, workdir)
     dataset, network, nets = assemble(base)
     classes = len(dataset.class_names)
     distilled = load_distilled(workdir / "distilled.npz").distilled
     steps = len(distilled.raw_step_sizes)
-    count = scorer(dataset, network, at=(0, steps), measure=confusion)
+    count_before, count_after = (scorer(dataset, network, at=(t,), measure=confusion) for t in (0, steps))
 
-    def measured(data: DistilledData, held_out: HeldOut, split) -> list[dict[str, np.ndarray]]:
-        """Before and after the step, ``[K]`` of each measure."""
-        matrices = np.asarray(count(data, held_out, split))
-        return [measures(matrices[:, i], attacked, target) for i in range(2)]
+    def measured(data: DistilledData, held_out: HeldOut, split: Split, count=count_after) -> dict[str, np.ndarray]:
+        """``[K]`` of each measure after the step."""
+        return measures(np.asarray(count(data, held_out, split))[:, 0], attacked, target)
 
     layout = Layout(classes, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
     matrix = jnp.eye(classes)[relabelling(relabel, classes)]
@@ -144,21 +145,21 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         """Validation measures after the step, by step size, over all sets and networks."""
         rows = []
         for step_size in STEP_SIZES:
-            after = [measured(with_step_size(d, step_size), nets.validation, dataset.validation)[1] for d in data]
+            after = [measured(with_step_size(d, step_size), nets.validation, dataset.validation) for d in data]
             rows.append({"step_size": step_size} | {k: _mean(after, k) for k in _SHOWN})
         return rows
 
     curves = {"distilled": curve([distilled]), "random real": curve(sets[:3])}
     best = max(curves["random real"], key=lambda row: row["modified"])["step_size"]
-    before, after = measured(distilled, nets.test, dataset.test)
+    before, after = (measured(distilled, nets.test, dataset.test, count) for count in (count_before, count_after))
     shares = [np.arange(len(nets.test[0]))] * config.sets
     if nets.known is None:
         shares = [share for share in np.array_split(shares[0], config.sets) if len(share)]
     of_real = [
-        measured(with_step_size(real, best), part_of(nets.test, share), dataset.test)[1]
+        measured(with_step_size(real, best), part_of(nets.test, share), dataset.test)
         for real, share in zip(sets, shares, strict=False)
     ]
-    result["attack"] = {
+    report = {
         "attacked": dataset.class_names[attacked],
         "target": dataset.class_names[target],
         "before": _summary([before]),
@@ -167,8 +168,8 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         "by_step_size": curves,
     }
     write_atomically(workdir / "attack.png", to_png(draw(curves, float(distilled.step_sizes[0]))))
-    write_json(workdir / "result.json", result)
-    return result
+    write_json(workdir / "attack.json", report)
+    return report
 
 
 _SHOWN = ("attacked_to_target", "others", "modified")
@@ -197,9 +198,8 @@ def draw(curves: dict[str, list[dict[str, float]]], learned: float) -> Figure:
     return figure
 
 
-def table(result: dict[str, Any]) -> str:
+def table(attack: dict[str, Any]) -> str:
     """Markdown: each measure before and after the step, and after one on real images; then each class."""
-    attack = result["attack"]
     columns = [attack[name] for name in ("before", "after", "random_real")]
     titles = dict(zip(_SHOWN, ("attacked → target", "other classes", "modified labels"), strict=True))
     lines = ["| | before | after | after random real |", "|---|---|---|---|"]
@@ -214,10 +214,9 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: list[str]) -> None:
     """The command line of this module."""
     preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
-    result = run(preset, config)
-    if result is not None:
-        print_result(result, workdir_of("attack", preset, config.base))
-        print(table(result))
+    report = run(preset, config)
+    if report is not None:
+        print(table(report))
 
 
 if __name__ == "__main__":

@@ -85,8 +85,20 @@ def _first(split: Split, count: int) -> Split:
 Scorer = Callable[[DistilledData, HeldOut, Split], np.ndarray]  # -> accuracies [K] after the last step
 
 
-def run(preset: str, config: Config) -> dict[str, Any]:
+def check(config: Config) -> None:
+    """Refuses what can be refused before reading data."""
+    for name in ("sets", "candidates", "scoring_examples"):
+        require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
+    if config.full is not None:
+        require((config.full / "held_out").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
+
+
+def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str, Any]:
     """Measures every row.
+
+    Args:
+      preset, config: what to measure.
+      reported: whose figures of the paper to put beside it, a first key of ``BASELINES``; the data set's if not given.
 
     Returns:
       The content of result.json.
@@ -94,21 +106,21 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     Raises:
       ValueError: settings or data that cannot be used; nothing has been written then.
     """
-    for name in ("sets", "candidates", "scoring_examples"):
-        require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
+    check(config)
+    reported = config.dataset if reported is None else reported
     for path in config.against:
         evaluate_experiment.load(path)
     began = time.monotonic()
     dataset, network, nets = assemble(config)
     layout = Layout(len(dataset.class_names), config.steps, config.epochs, config.images_per_class)
-    full = None if config.full is None else load_bank(config.full / "held_out", network, dataset.image_shape)
+    full = None if config.full is None else load_bank(config.full / "held_out", network, dataset.image_shape).weights
     settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
     workdir = _workdir(preset, config)
     claim_workdir(workdir, {"experiment": "baselines", "preset": preset, **settings})
     rows = []
 
     def add(name: str, accuracy: dict[str, Any], **facts: Any) -> None:
-        mean, std = BASELINES.get((preset, name), (None, None))
+        mean, std = BASELINES.get((reported, name), (None, None))
         rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
         print(_line(rows[-1]), flush=True)
 
@@ -118,16 +130,18 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     def score(distilled, held_out, split):
         return np.asarray(at_last(distilled, held_out, split).accuracy[:, 0])
 
-    if config.weights.bank is not None:
-        untrained = scorer(dataset, network, at=(0,))
+    def as_it_is(held_out):
         anything = baselines.average_image(dataset.train, dataset.mean, dataset.std, layout)
-        add("no adaptation", mean_and_std(untrained(anything, nets.test, dataset.test).accuracy[:, 0]))
+        return mean_and_std(scorer(dataset, network, at=(0,))(anything, held_out, dataset.test).accuracy[:, 0])
+
+    if config.weights.bank is not None:
+        add("no adaptation", as_it_is(nets.test))
     for name, accuracies, step_size in _trained(config, dataset, layout, nets, score):
         add(name, mean_and_std(accuracies), step_size=step_size)
     for name, accuracy, facts in _neighbours(config, dataset, layout):
         add(name, accuracy, **facts)
     if full is not None:
-        add("full training", mean_and_std(full.accuracy))
+        add("full training", as_it_is((jax.random.split(jax.random.key(0), len(jax.tree.leaves(full)[0])), full)))
     for path in config.against:
         evaluated = evaluate_experiment.run(
             path, evaluate_experiment.Config(dataset=config.dataset, nets=config.weights.test_nets)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip
-from dd_jax.losses import classification_loss, relabelled, relabelling
+from dd_jax.data import Dataset, batch_drawer, crop_and_flip
+from dd_jax.losses import classification_loss, relabelled
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
 from dd_jax.report import draw_curve, draw_images, html_report, percent, percent_reported, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData, Mode, noise
-from experiments.problem import Setting, assemble, jsonable, mean_and_std, scorer, streams
+from experiments.problem import Setting, assemble, jsonable, mean_and_std, relabelled_split, scorer, streams
 from experiments.reported import REPORTED
 from experiments.runner import claim_workdir, command_line, memory_needed, positive, provenance, require, train
 
@@ -111,6 +111,10 @@ def run(
     workdir = workdir_of(experiment, preset, config)
     settings = settings_of(config)
     dataset, network, nets = assemble(config, config.switch_width)
+    if nets.fingerprint:
+        settings["bank"] = nets.fingerprint
+    if relabel:
+        settings["relabel"] = {str(attacked): target for attacked, target in relabel.items()}
     loss = classification_loss(network.apply)
     classes, keys = len(dataset.class_names), streams(config.seed)
     objective, validation, test = None, dataset.validation, dataset.test
@@ -133,14 +137,16 @@ def run(
     draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, theta, split):
+    def update(state, step, theta, split):
         outer_state, key = state
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, outer_state.step))
-        outer_state, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
-        return (outer_state, key), info
+        moved, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
+        in_turn = outer_state.step == step - 1  # not so if the step before, still in flight, was refused
+        moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
+        return (moved, key), info._replace(finite=info.finite & in_turn)
 
     state = (outer.init(distilled), keys.batches)
-    compiled = update.lower(state, nets.training(1), dataset.train).compile()
+    compiled = update.lower(state, jnp.int32(1), nets.training(1), dataset.train).compile()
     print(memory_needed(compiled, config.mode), flush=True)
     if config.plan:
         return None
@@ -154,7 +160,7 @@ def run(
     trained = train(
         workdir,
         state,
-        lambda state, step: compiled(state, nets.training(step), dataset.train),
+        lambda state, step: compiled(state, jnp.int32(step), nets.training(step), dataset.train),
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, config.outer.steps // 20),
@@ -184,11 +190,6 @@ def run(
     }
     _write(workdir, config, result, distilled, dataset, nets.known, trained.metrics)
     return result
-
-
-def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
-    """The same images under the labels they are to be given."""
-    return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -224,6 +225,7 @@ def _write(workdir, config: Config, result, distilled: DistilledData, dataset: D
         "steps": config.distilled.steps,
         "epochs": config.distilled.epochs,
         "class_names": dataset.class_names,
+        "relabel": result["config"].get("relabel", {}),
         "versions": result["versions"],
         "use": "for t in range(E * S): gradient descent on images[t % S], labels[t % S] with step_sizes[t], "
         "mean cross-entropy, from initial_weights or, without them, any weights of the initialisation "

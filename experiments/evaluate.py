@@ -18,7 +18,7 @@ from dd_jax.evaluation import Training, steps_of
 from dd_jax.networks import make_network
 from dd_jax.report import percent
 from dd_jax.storage import DistilledFile, load_distilled, write_json
-from experiments.problem import Images, Weights, mean_and_std, nets_of, read_images, scorer, streams
+from experiments.problem import Images, Weights, mean_and_std, nets_of, read_images, relabelled_split, scorer, streams
 from experiments.runner import parse, require, run_as_script
 
 
@@ -97,19 +97,27 @@ def run(path: Path, config: Config) -> dict[str, Any]:
         held_out = streams(seed).test[None], jax.tree.map(lambda leaf: leaf[None], theta)
     else:
         validating = config.split == "validation"
+        bank = config.bank
+        if bank is None and known.get("bank") and config.law is None and config.gain is None:
+            bank = Path(known["bank"])
+        if config.bank and (config.law or config.gain):
+            raise ValueError(f"bank: {config.bank} is not accepted with a law or a gain; give one or the other")
         weights = Weights(
             law=config.law or known.get("law", "xavier_normal"),
             gain=known.get("gain", 1.0) if config.gain is None else config.gain,
-            bank=config.bank or (Path(known["bank"]) if known.get("bank") and config.law is None else None),
+            bank=bank,
             nets=1,
             test_nets=config.nets,
-            validation_nets=config.nets if validating else known.get("validation_nets", 10),
+            validation_nets=config.nets if validating and bank is None else known.get("validation_nets", 10),
         )
         nets = nets_of(weights, network, dataset.image_shape, seed)
         held_out = nets.validation if validating else nets.test
     at = config.at or (0, steps_of(config.training, distilled))
     score = scorer(dataset._replace(mean=file.mean, std=file.std), network, config.training, at)
-    accuracy, loss = score(distilled, held_out, getattr(dataset, config.split))
+    split = getattr(dataset, config.split)
+    if relabel := {int(attacked): target for attacked, target in meta.get("relabel", {}).items()}:
+        split = relabelled_split(split, relabel, classes)
+    accuracy, loss = score(distilled, held_out, split)
     return {
         "distilled": str(path),
         "dataset": name,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.bank import Bank, read_shards, save_shard
@@ -27,7 +28,7 @@ from dd_jax.losses import classification_loss
 from dd_jax.networks import make_network
 from dd_jax.pretraining import PretrainRecipe, pretraining
 from dd_jax.report import percent
-from dd_jax.storage import write_json
+from dd_jax.storage import write_atomically, write_json
 from experiments.problem import Images, jsonable, mean_and_std, read_images
 from experiments.runner import (
     RunError,
@@ -66,7 +67,7 @@ class Config:
     held_out: int = 16
     """Networks to validate and test with."""
     group: int = 16
-    """Networks trained at a time."""
+    """Networks trained at a time; with another number, a group that was interrupted begins anew."""
     seed: int = 0
     """Draws everything about the networks, and the validation split."""
     workdir: Path | None = None
@@ -85,11 +86,13 @@ _PAPER = {
     "cifar10": Config("cifar10", network="alexcifarnet", recipe=PretrainRecipe(50, 1e-3, 7), augment=True, group=4),
 }
 _SHORT = {
-    "digits": Config(recipe=PretrainRecipe(20, 1e-3, 8, batch_size=64), networks=8, held_out=8, group=8),
+    "digits": Config(
+        validation_fraction=0.1, recipe=PretrainRecipe(20, 1e-3, 8, batch_size=64), networks=8, held_out=8, group=8
+    ),
     "mnist_short": dataclasses.replace(_PAPER["mnist"], recipe=PretrainRecipe(5, 2e-3, 2)),
     "usps_short": dataclasses.replace(_PAPER["usps"], recipe=PretrainRecipe(15, 2e-3, 4, batch_size=64)),
     "cifar10_short": dataclasses.replace(
-        _PAPER["cifar10"], recipe=PretrainRecipe(10, 1e-3, 3), networks=1, held_out=1, group=1
+        _PAPER["cifar10"], recipe=PretrainRecipe(6, 1e-3, 2), networks=4, held_out=3, group=1
     ),
 }
 PRESETS = _SHORT | _PAPER
@@ -130,6 +133,10 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
         return jax.lax.map(of, thetas)
 
+    @jax.jit
+    def finite(thetas):
+        return jnp.stack([jnp.isfinite(w).all(tuple(range(1, w.ndim))) for w in jax.tree.leaves(thetas)]).all(0)
+
     def train(part: str, group: range) -> None:
         """Trains networks in a row, from the newest epoch saved, and adds them to their bank."""
         streams = jax.random.fold_in(jax.random.key(config.seed), PARTS.index(part))
@@ -144,6 +151,9 @@ def run(preset: str, config: Config) -> dict[str, Any]:
             for number in range(done + 1, config.recipe.epochs + 1):
                 began = time.monotonic()
                 state = jax.block_until_ready(epoch(state, dataset.train))
+                for i, is_finite in zip(group, np.asarray(finite(state.theta)), strict=True):
+                    if not is_finite:
+                        raise RunError(f"{part} network {i} is not finite; lower --recipe.learning-rate")
                 saved.save(number, state)
                 line = {"part": part, "first": group.start, "networks": len(group), "epoch": number}
                 print(json.dumps({**line, "seconds": round(time.monotonic() - began, 3)}), file=file, flush=True)
@@ -154,6 +164,8 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         save_shard(workdir / part, group.start, dataset.image_shape, shard)
         shutil.rmtree(progress)
 
+    lines = "".join(json.dumps(line) + "\n" for line in read_lines(workdir / "metrics.jsonl"))
+    write_atomically(workdir / "metrics.jsonl", lines)  # without a last line cut short by a crash
     scores = {}
     for part, count in zip(PARTS, (config.networks, config.held_out), strict=True):
         held = read_shards(workdir / part, network, dataset.image_shape)
@@ -171,6 +183,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         "config": {**of_every_network, "networks": config.networks, "held_out": config.held_out},
         **provenance(),
     }
+    shutil.rmtree(workdir / "progress", ignore_errors=True)  # also of groups of another size, never ended
     write_json(workdir / "result.json", result)
     return result
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from dd_jax.bank import drawn, load_bank
+from dd_jax.bank import drawn, fingerprint, load_bank
 from dd_jax.data import Dataset, Split, conform, make_dataset
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
 from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss
+from dd_jax.losses import classification_loss, relabelling
 from dd_jax.networks import Network, make_network
 from dd_jax.readers import RawData, read
 from dd_jax.unroll import DistilledData, Params
@@ -94,6 +94,7 @@ class Nets(NamedTuple):
     known: Params | None  # θ₀ where there is one network, for training, validation and test alike
     validation: HeldOut
     test: HeldOut
+    fingerprint: str = ""  # of the bank they are from: another, or one that has grown, is another p(θ₀)
 
 
 def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
@@ -127,14 +128,16 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
         return Nets(draw_many, None, validation, test)
     trained = load_bank(weights.bank / "train", network, image_shape)
     if count is None:
-        return known(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights))
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights)
+        return known(first)._replace(fingerprint=fingerprint(trained._replace(accuracy=trained.accuracy[:1])))
     held_out = load_bank(weights.bank / "held_out", network, image_shape)
     size = len(held_out.accuracy)
     require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
     everyone = (jax.random.split(keys.test, size), held_out.weights)
     first = min(weights.validation_nets, size // 2)  # for the test
     test = part_of(everyone, slice(first, first + weights.test_nets))
-    return Nets(drawn(trained, count, seed), None, part_of(everyone, slice(first)), test)
+    validation = part_of(everyone, slice(first))
+    return Nets(drawn(trained, count, seed), None, validation, test, fingerprint(trained, held_out))
 
 
 def part_of(held_out: HeldOut, index: Any) -> HeldOut:
@@ -168,6 +171,11 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
     classes = len(dataset.class_names)
     network = make_network(setting.network, dataset.image_shape, classes, switch_width=switch_width)
     return Problem(dataset, network, nets_of(setting.weights, network, dataset.image_shape, setting.seed))
+
+
+def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
+    """The same images under the labels they are to be given."""
+    return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
 
 
 def scorer(

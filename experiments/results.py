@@ -25,7 +25,7 @@ KEPT: dict[str, dict[str, str]] = {
     "ablations": {"result.json": "result.json"} | {f"{axis}.png": f"{axis}.png" for axis in VALUES},
     "pretrain": {"result.json": "result.json"},
     "adaptation": _DISTILLED | {"baselines/result.json": "baselines.json"},
-    "attack": _DISTILLED | {"attack.png": "attack.png"},
+    "attack": _DISTILLED | {"attack.json": "attack.json", "attack.png": "attack.png"},
 }
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
 
@@ -41,11 +41,16 @@ def record(run: Path, results: Path) -> None:
     experiment = json.loads((run / "result.json").read_text())["experiment"]
     if experiment not in KEPT:
         raise ValueError(f"run: {run} is of {experiment}; use one of {', '.join(KEPT)}")
+    kept = KEPT[experiment]
+    missing = [name for name in kept if not (run / name).is_file()]
+    if experiment == "ablations":  # may leave some axes out
+        kept = {name: kept[name] for name in kept if name not in missing}
+    elif missing:
+        raise ValueError(f"run: {run} has no {missing[0]}; use the work folder of a finished run")
     target = results / experiment / run.resolve().name
     target.mkdir(parents=True, exist_ok=True)
-    for name, kept in KEPT[experiment].items():
-        if (run / name).exists():  # ablations may leave some axes out
-            write_atomically(target / kept, (run / name).read_bytes())
+    for name in kept:
+        write_atomically(target / kept[name], (run / name).read_bytes())
 
 
 def tables(results: Path) -> str:
@@ -155,7 +160,7 @@ _ATTACK = (
 
 
 def _attack(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
-    attack = result["attack"]
+    attack = json.loads((path.parent / "attack.json").read_text())
     times = [attack[when] for when in ("before", "after", "random_real")]
     return (
         _link(path),

@@ -101,17 +101,35 @@ def attacked(bank, tmp_path_factory):
 
 
 def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
-    result = json.loads((attacked / "result.json").read_text())
-    before, after = result["attack"]["before"], result["attack"]["after"]
+    result, report = (json.loads((attacked / name).read_text()) for name in ("result.json", "attack.json"))
+    before, after = report["before"], report["after"]
     assert before["attacked_to_target"]["mean"] < 0.05
     assert after["attacked_to_target"]["mean"] > before["attacked_to_target"]["mean"] + 0.2
     assert after["by_class"][0] < 0.8 < before["by_class"][0]
     assert after["modified"] == pytest.approx(result["test_accuracy"]["after"], rel=1e-4)
     assert before["modified"] == pytest.approx(result["test_accuracy"]["before"], rel=1e-4)
-    assert after["others"]["n"] == result["attack"]["random_real"]["others"]["n"] == 2  # held-out, 1 for validation
+    assert after["others"]["n"] == report["random_real"]["others"]["n"] == 2  # held-out, 1 for validation
     assert (attacked / "attack.png").read_bytes().startswith(b"\x89PNG")
     labels = load_distilled(attacked / "distilled.npz").labels
     np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat(np.arange(10), 10))  # theirs are not relabelled
+
+
+def test_another_attack_or_a_bank_that_grew_is_another_run(attacked, bank, tmp_path):
+    """In the same folder it would go on from images made for something else."""
+    command = ["digits", *DISTIL, "--outer.steps", "60", "--outer.learning-rate", "0.1"]
+    before = (attacked / "distilled.npz").read_bytes()
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(relabel.0 is 1 there and 2 here"):
+        attack.main([*command, "--weights.bank", str(bank), "--target", "2", "--workdir", str(attacked)])
+    copy, folder = tmp_path / "attacked", tmp_path / "bank"
+    shutil.copytree(attacked, copy)
+    shutil.copytree(bank, folder)
+    config = json.loads((copy / "config.json").read_text())
+    config["weights"]["bank"] = str(folder)
+    (copy / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(folder / "held_out" / "00002-00003")
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(bank is"):
+        attack.main([*command, "--weights.bank", str(folder), "--workdir", str(copy)])
+    assert (attacked / "distilled.npz").read_bytes() == before
 
 
 def test_measures_of_an_attack_are_counted_by_hand():
@@ -165,7 +183,7 @@ def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path
     for run in (bank, attacked):
         results.record(run, tmp_path)
     written = results.tables(tmp_path)
-    of_bank, of_attack = (json.loads((run / "result.json").read_text()) for run in (bank, attacked))
+    of_bank, of_attack = (json.loads(path.read_text()) for path in (bank / "result.json", attacked / "attack.json"))
     assert f"| 3 × 2 | {of_bank['wall_seconds']:.0f} s | {percent(of_bank['test_accuracy']['train'])} |" in written
     assert (
         f"| 0 → 1 | {percent(of_attack['attack']['before']['attacked_to_target'])} "
@@ -174,8 +192,16 @@ def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path
 
 
 def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
-    evaluate.main([str(attacked), "--at", "0"])
-    assert "(n = 2)" in capsys.readouterr().out  # all but the one for validation
+    evaluate.main([str(attacked)])
+    printed = capsys.readouterr().out
+    assert printed.count("(n = 2)") == 2  # all but the one for validation
+    result = json.loads((attacked / "result.json").read_text())["test_accuracy"]
+    for when in ("before", "after"):  # by the modified labels, like the run
+        assert f"{100 * result[when]['mean']:.2f} ± " in printed
+    evaluate.main([str(attacked), "--at", "0", "--split", "validation"])
+    assert "(n = 1)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"^bank: .* is not accepted with a law or a gain"):
+        evaluate.main([str(attacked), "--bank", str(bank), "--gain", "2"])
     evaluate.main([str(attacked), "--at", "0", "--law", "xavier_normal", "--nets", "3"])
     assert "(n = 3)" in capsys.readouterr().out
 
@@ -201,6 +227,24 @@ def test_what_cannot_be_attacked_is_refused_before_anything_is_written(bank, tmp
     with pytest.raises(ValueError, match=f"^{message}"):
         attack.main(["digits", "--weights.bank", str(bank), *DISTIL, *arguments, "--workdir", str(workdir)])
     assert not workdir.exists()
+
+
+def test_an_adaptation_s_baselines_are_checked_before_it_begins(bank, tmp_path):
+    for arguments, message in (
+        (["--full", "elsewhere"], "full: elsewhere is not accepted; use the work folder of experiments.pretrain"),
+        (["--full", str(bank), "--candidates", "0"], "candidates: 0 is not accepted"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            adaptation.main(
+                ["mnist_usps", *ADAPTED, "--weights.bank", str(bank), *arguments, "--workdir", str(tmp_path / "run")]
+            )
+    assert not any(tmp_path.iterdir())
+
+
+def test_networks_that_diverge_are_not_saved(tmp_path):
+    with pytest.raises(RunError, match=r"train network 0 is not finite; lower --recipe.learning-rate"):
+        pretrain.main([*QUICK, "--networks", "1", "--recipe.learning-rate", "1e30", "--workdir", str(tmp_path / "b")])
+    assert not (tmp_path / "b" / "train").exists()
 
 
 def test_bad_banks_are_refused(tmp_path):

@@ -137,6 +137,14 @@ def test_a_damaged_shard_is_named_and_the_others_load(bank, caplog):
     assert "00000-00003 is damaged" in caplog.text
 
 
+def test_networks_that_two_shards_hold_count_once(bank, caplog):
+    folder, networks = bank
+    save_shard(folder, 1, SHAPE, some_networks(1))
+    with caplog.at_level(logging.WARNING):
+        chex.assert_trees_all_equal(load_bank(folder, NETWORK, SHAPE), networks)
+    assert "00001-00002 repeats networks of another shard" in caplog.text
+
+
 def test_banks_that_do_not_fit_are_refused(bank, tmp_path):
     folder, _ = bank
     wider = Network(lambda key: {"w": jnp.zeros((6, 4)), "b": jnp.zeros(4)}, NETWORK.apply)

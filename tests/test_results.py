@@ -50,6 +50,16 @@ def test_an_unfinished_run_is_refused(tmp_path):
         results.record(tmp_path, tmp_path / "results")
 
 
+def test_a_run_whose_second_half_is_missing_is_refused(tmp_path):
+    run = tmp_path / "mnist"
+    finished_run(run, 0.9, None)
+    content = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(content | {"experiment": "attack"}))
+    with pytest.raises(ValueError, match=r"has no attack\.json; use the work folder of a finished run"):
+        results.record(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_run_without_a_table_is_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"experiment": "linear_case"}')
     with pytest.raises(ValueError, match="is of linear_case; use one of fixed_init, random_init, baselines"):
