@@ -169,7 +169,7 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
 
 def test_a_fixed_bank_is_its_first_network(bank, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(baselines, "run", lambda preset, config: asked.append(config))
+    monkeypatch.setattr(baselines, "run", lambda preset, config, **_: asked.append(config))
     adaptation.main(
         ["mnist_usps_fixed", *ADAPTED, "--weights.bank", str(bank), "--outer.steps", "2", "--workdir", str(tmp_path)]
     )

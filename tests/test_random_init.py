@@ -3,11 +3,15 @@
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dd_jax.storage import load_distilled
-from experiments import ablations, baselines, evaluate, random_init
+from experiments import ablations, baselines, distil, evaluate, random_init
+from experiments.problem import assemble
+from experiments.runner import RunError
 
 SMALL = [
     "digits", "--outer.steps", "100", "--outer.learning-rate", "0.05", "--weights.nets", "2",
@@ -63,6 +67,29 @@ def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
     monkeypatch.setattr(evaluate, "make_dataset", lambda raw, **how: asked.append(how) or original(raw, **how))
     evaluate.run(finished, evaluate.Config(split="validation", nets=1, seed=7, at=(0,)))
     assert asked == [{"validation_fraction": 0.1, "seed": 0}]
+
+
+def test_a_refused_step_leaves_the_state_before_it_and_nothing_after(tmp_path, monkeypatch):
+    """One bad network, in step 3 alone: step 4 is in flight by then, and must not count."""
+    command = [*SMALL, "--outer.steps", "6", "--outer.net-norm", "None", "--weights.test-nets", "1"]
+    random_init.main([*command, "--workdir", str(tmp_path / "whole")])
+
+    def with_a_bad_network(*arguments):
+        problem = assemble(*arguments)
+        good = problem.nets.training
+
+        def training(step):
+            return jax.tree.map(lambda leaf: leaf * jnp.nan, good(step)) if step == 3 else good(step)
+
+        return problem._replace(nets=problem.nets._replace(training=training))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distil, "assemble", with_a_bad_network)
+        with pytest.raises(RunError, match=r"step 3: the loss is nan .* The state after step 2 is saved"):
+            random_init.main([*command, "--workdir", str(tmp_path / "refused")])
+    random_init.main([*command, "--workdir", str(tmp_path / "refused")])
+    results = [load_distilled(tmp_path / name / "distilled.npz") for name in ("whole", "refused")]
+    np.testing.assert_array_equal(results[0].images, results[1].images)
 
 
 def rewrite(source, target, **changes):
