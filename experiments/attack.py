@@ -52,7 +52,7 @@ class Config:
     """Random sets of real images to compare with."""
 
 
-_RECIPE = OuterRecipe(steps=1000, learning_rate=0.02, b1=0.9, clip=2.0)
+_RECIPE = OuterRecipe(steps=600, learning_rate=0.02, weight_decay=0.3, b1=0.9, clip=2.0)
 
 
 def _attack(dataset: str, network: str, bank: str, nets: int | None, **settings: Any) -> Config:

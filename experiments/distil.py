@@ -209,6 +209,7 @@ def reported(experiment: str, config: Config) -> dict[str, float]:
 
 
 def _write(workdir, config: Config, result, distilled: DistilledData, dataset: Dataset, theta, metrics) -> None:
+    bank = config.weights.bank
     meta = {
         "experiment": result["experiment"],
         "dataset": config.dataset,
@@ -218,9 +219,8 @@ def _write(workdir, config: Config, result, distilled: DistilledData, dataset: D
         "initialisation": {
             "law": config.weights.law,
             "gain": config.weights.gain,
-            "bank": config.weights.bank and str(config.weights.bank),
-            "validation_nets": config.weights.validation_nets,
             "seed": config.seed,
+            **({} if bank is None else {"bank": str(bank), "validation_nets": config.weights.validation_nets}),
         },
         "steps": config.distilled.steps,
         "epochs": config.distilled.epochs,
