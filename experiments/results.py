@@ -50,7 +50,10 @@ def record(run: Path, results: Path) -> None:
     target = results / experiment / run.resolve().name
     target.mkdir(parents=True, exist_ok=True)
     for name in kept:
-        write_atomically(target / kept[name], (run / name).read_bytes())
+        content = (run / name).read_bytes()
+        if Path(name).suffix in (".json", ".md"):  # paths within the checkout, whatever its place
+            content = content.replace(f"{ROOT}/".encode(), b"")
+        write_atomically(target / kept[name], content)
 
 
 def tables(results: Path) -> str:
