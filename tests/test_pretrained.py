@@ -171,7 +171,18 @@ def test_a_fixed_bank_is_its_first_network(bank, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(baselines, "run", lambda preset, config, **_: asked.append(config))
     adaptation.main(
-        ["mnist_usps_fixed", *ADAPTED, "--weights.bank", str(bank), "--outer.steps", "2", "--workdir", str(tmp_path)]
+        [
+            "mnist_usps_fixed",
+            *ADAPTED,
+            "--weights.bank",
+            str(bank),
+            "--full",
+            str(bank),
+            "--outer.steps",
+            "2",
+            "--workdir",
+            str(tmp_path),
+        ]
     )
     known = load_distilled(tmp_path / "distilled.npz").initial_weights
     np.testing.assert_array_equal(known["params/Dense_2/kernel"], weights(bank / "train")[0])
