@@ -31,8 +31,11 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+_COLUMNS = 20  # images side by side at most
+
+
 def draw_images(distilled: DistilledData, class_names: Sequence[str]) -> Figure:
-    """The distilled images: a row per gradient step, a column per image, titled by its most likely class.
+    """The distilled images: a row per gradient step, or several of 20, each image titled by its most likely class.
 
     Learned pixels go far beyond a screen's range, below black and above white; so mid-grey is zero in normalised units,
     and black and white lie two standard deviations of the pixels shown away from it.
@@ -45,18 +48,24 @@ def draw_images(distilled: DistilledData, class_names: Sequence[str]) -> Figure:
     images = np.clip(0.5 + images / (4 * images.std() + np.finfo(np.float32).tiny), 0, 1)
     labels = np.asarray(distilled.labels).argmax(-1)
     step_sizes = np.asarray(distilled.step_sizes)
-    rows, columns = images.shape[:2]
-    figure = Figure(figsize=(1 + 0.95 * columns, 0.45 + 1.05 * rows))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for s in range(rows):
-        for m in range(columns):
-            axis = axes[s, m]
+    steps, count = images.shape[:2]
+    columns = min(count, _COLUMNS)
+    lines = -(-count // columns)  # of a step
+    figure = Figure(figsize=(1 + 0.95 * columns, 0.45 + 1.05 * steps * lines))
+    axes: Any = figure.subplots(steps * lines, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()  # what a step's last line leaves over
+    for s in range(steps):
+        for m in range(count):
+            line, column = s * lines + m // columns, m % columns
+            axis = axes[line, column]
+            axis.set_axis_on()
             axis.imshow(images[s, m].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if s == 0 or labels[s, m] != labels[0, m]:
                 axis.set_title(class_names[labels[s, m]][:12], fontsize=8)
-        sizes = ", ".join(f"{size:.3g}" for size in step_sizes[s::rows])
-        axes[s, 0].set_ylabel(f"step {s}\nη̃ {sizes}", fontsize=6, rotation=0, ha="right", va="center")
+        sizes = ", ".join(f"{size:.3g}" for size in step_sizes[s::steps])
+        axes[s * lines, 0].set_ylabel(f"step {s}\nη̃ {sizes}", fontsize=6, rotation=0, ha="right", va="center")
     return figure
 
 
