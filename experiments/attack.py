@@ -32,7 +32,7 @@ from dd_jax.unroll import DistilledData
 from experiments.distil import Config as Base
 from experiments.distil import Distilled, print_result, workdir_of
 from experiments.distil import run as distil
-from experiments.problem import HeldOut, Weights, assemble, mean_and_std, part_of, scorer, streams
+from experiments.problem import HeldOut, Weights, assemble, dealt, mean_and_std, scorer, streams
 from experiments.runner import command_line, require, run_as_script
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -152,12 +152,9 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     curves = {"distilled": curve([distilled]), "random real": curve(sets[:3])}
     best = max(curves["random real"], key=lambda row: row["modified"])["step_size"]
     before, after = (measured(distilled, nets.test, dataset.test, count) for count in (count_before, count_after))
-    shares = [np.arange(len(nets.test[0]))] * config.sets
-    if nets.known is None:
-        shares = [share for share in np.array_split(shares[0], config.sets) if len(share)]
     of_real = [
-        measured(with_step_size(real, best), part_of(nets.test, share), dataset.test)
-        for real, share in zip(sets, shares, strict=False)
+        measured(with_step_size(real, best), share, dataset.test)
+        for real, share in zip(sets, dealt(nets, config.sets), strict=False)
     ]
     report = {
         "attacked": dataset.class_names[attacked],

@@ -32,9 +32,9 @@ from experiments.problem import (
     Setting,
     Weights,
     assemble,
+    dealt,
     jsonable,
     mean_and_std,
-    part_of,
     scorer,
     streams,
 )
@@ -176,12 +176,9 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
             return float(np.mean([score(distilled, nets.validation, choosing) for distilled in scored]))
 
         best = max(STEP_SIZES, key=mean_over_sets)
-        shares = [np.arange(len(nets.test[0]))] * len(sets)
-        if nets.known is None:
-            shares = [share for share in np.array_split(shares[0], len(sets)) if len(share)]
         accuracies = [
-            score(baselines.with_step_size(distilled, best), part_of(nets.test, share), dataset.test)
-            for distilled, share in zip(sets, shares, strict=False)
+            score(baselines.with_step_size(distilled, best), share, dataset.test)
+            for distilled, share in zip(sets, dealt(nets, len(sets)), strict=False)
         ]
         return name, np.concatenate(accuracies), best
 

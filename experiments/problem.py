@@ -146,6 +146,14 @@ def part_of(held_out: HeldOut, index: Any) -> HeldOut:
     return keys[index], nets if callable(nets) else jax.tree.map(lambda leaf: leaf[index], nets)
 
 
+def dealt(nets: Nets, sets: int) -> list[HeldOut]:
+    """The test networks dealt out over sets of images, a share for each while they last; a known one goes to all."""
+    if nets.known is not None:
+        return [nets.test] * sets
+    shares = np.array_split(np.arange(len(nets.test[0])), sets)
+    return [part_of(nets.test, share) for share in shares if len(share)]
+
+
 class Problem(NamedTuple):
     """What settings name, assembled."""
 
