@@ -70,7 +70,7 @@ def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
 
 
 def test_a_refused_step_leaves_the_state_before_it_and_nothing_after(tmp_path, monkeypatch):
-    """One bad network, in step 3 alone: step 4 is in flight by then, as no validation comes between, and must not count."""
+    """One bad network, in step 3 alone: step 4 is in flight by then, as no validation is between; it must not count."""
     command = [*SMALL, "--outer.steps", "40", "--outer.net-norm", "None", "--weights.test-nets", "1"]
     random_init.main([*command, "--workdir", str(tmp_path / "whole")])
 
