@@ -102,6 +102,11 @@ def percent_reported(fraction: float | None, std: float | None = None) -> str:
     return f"{100 * fraction:.1f} %" if std is None else f"{100 * fraction:.1f} ± {100 * std:.1f} %"
 
 
+def accuracy_title(result: Mapping[str, Any]) -> str:
+    """What the accuracies of a ``result.json`` are: by the modified labels where some were modified."""
+    return "test accuracy by the modified labels" if result["config"].get("relabel") else "test accuracy"
+
+
 def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int, pictures: Mapping[str, bytes]) -> str:
     """One self-contained page: accuracy, images, step sizes, curves and the exact configuration.
 
@@ -120,7 +125,7 @@ def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int
     test = result["test_accuracy"]
     reported = percent_reported(result["reported"], result.get("reported_std"))
     accuracy = table(
-        ("test accuracy", "measured", "reported by the paper"),
+        (accuracy_title(result), "measured", "reported by the paper"),
         [
             ("before any step", percent(test["before"]), percent_reported(result["reported_before"])),
             (f"after {len(step_sizes)} steps", percent(test["after"]), reported),

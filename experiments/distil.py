@@ -13,7 +13,7 @@ import numpy as np
 from dd_jax.data import Dataset, batch_drawer, crop_and_flip
 from dd_jax.losses import classification_loss, relabelled
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
-from dd_jax.report import draw_curve, draw_images, html_report, percent, percent_reported, to_png
+from dd_jax.report import accuracy_title, draw_curve, draw_images, html_report, percent, percent_reported, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData, Mode, noise
 from experiments.problem import Setting, assemble, jsonable, mean_and_std, relabelled_split, scorer, streams
@@ -257,7 +257,8 @@ def print_result(result: Mapping[str, Any], workdir: Path) -> None:
         "before": percent_reported(result["reported_before"]),
         "after": percent_reported(result["reported"], result["reported_std"]),
     }
+    title = accuracy_title(result)
     for when, score in result["test_accuracy"].items():
-        print(f"test accuracy {when:>6} the steps: {percent(score)}   (reported by the paper: {quoted[when]})")
+        print(f"{title} {when:>6} the steps: {percent(score)}   (reported by the paper: {quoted[when]})")
     page = workdir / "report.html"
     print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; the report is {page}")

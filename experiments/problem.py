@@ -174,11 +174,26 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
       ValueError: settings or data that cannot be used.
     """
     require(setting.seed >= 0, "seed", setting.seed, "0 or more")
+    _check_split(setting)
     raw = read_images(setting.dataset, setting.images)
     dataset = make_dataset(raw, validation_fraction=setting.validation_fraction, seed=setting.seed)
     classes = len(dataset.class_names)
     network = make_network(setting.network, dataset.image_shape, classes, switch_width=switch_width)
     return Problem(dataset, network, nets_of(setting.weights, network, dataset.image_shape, setting.seed))
+
+
+def _check_split(setting: Setting) -> None:
+    """Refuses a bank whose networks were trained on images that would be held out here for validation."""
+    config = None if setting.weights.bank is None else setting.weights.bank / "config.json"
+    if config is None or not config.is_file():  # where it is not a bank at all, loading it says so
+        return
+    held = json.loads(config.read_text())
+    if held.get("dataset") != setting.dataset:
+        return
+    for name in ("seed", "validation_fraction"):
+        here, there = getattr(setting, name), held.get(name)
+        accepted = f"{there}, as {setting.weights.bank} has: its networks have seen what another split holds out"
+        require(here == there, name, here, accepted)
 
 
 def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:

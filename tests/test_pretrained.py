@@ -110,6 +110,7 @@ def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
     assert before["modified"] == pytest.approx(result["test_accuracy"]["before"], rel=1e-4)
     assert after["others"]["n"] == report["random_real"]["others"]["n"] == 2  # held-out, 1 for validation
     assert (attacked / "attack.png").read_bytes().startswith(b"\x89PNG")
+    assert "test accuracy by the modified labels" in (attacked / "report.html").read_text()
     labels = load_distilled(attacked / "distilled.npz").labels
     np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat(np.arange(10), 10))  # theirs are not relabelled
 
@@ -231,6 +232,8 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
             r"bank: .* is of networks for images of \(28, 28, 1\), not \(32, 32, 1\)",
         ),
         (["--images.channels", "2"], "channels: 2 is not accepted"),
+        (["--seed", "1"], "seed: 1 is not accepted; use 0, as .* has"),  # the bank has seen its validation images
+        (["--validation-fraction", "0.2"], "validation_fraction: 0.2 is not accepted; use 0.1, as .* has"),
     ],
 )
 def test_what_cannot_be_attacked_is_refused_before_anything_is_written(bank, tmp_path, arguments, message):
