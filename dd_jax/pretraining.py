@@ -3,11 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from dd_jax.data import Dataset, Split, normalise, take
 from dd_jax.unroll import Loss, Params
@@ -81,7 +84,8 @@ def pretraining(
       augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.crop_and_flip`.
 
     Returns:
-      The pair. On a CPU the networks take their epoch in turn, to keep its caches warm, elsewhere all at once.
+      The pair. ``epoch`` deals the networks out over as many devices as divide their number; on each, they take their
+      epoch in turn on a CPU, to keep its caches warm, elsewhere all at once.
 
     Raises:
       ValueError: a setting of the recipe is out of range.
@@ -115,9 +119,22 @@ def pretraining(
         (theta, state), _ = jax.lax.scan(step, (training.theta, training.optimizer), steps)
         return Training(training.key, training.epoch + 1, theta, state)
 
-    def epoch_of_all(training: Training, split: Split) -> Training:
+    def epoch_of_share(training: Training, split: Split) -> Training:
         if jax.default_backend() == "cpu":
             return jax.lax.map(lambda one: epoch(one, split), training)
         return jax.vmap(epoch, in_axes=(0, None))(training, split)
 
-    return Pretraining(jax.vmap(begin), epoch_of_all)
+    def init(keys: jax.Array) -> Training:
+        return _dealt(jax.vmap(begin), len(keys), P("networks"))(keys)
+
+    def epoch_of_all(training: Training, split: Split) -> Training:
+        return _dealt(epoch_of_share, len(training.epoch), P("networks"), P())(training, split)
+
+    return Pretraining(init, epoch_of_all)
+
+
+def _dealt(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., Any]:
+    """``f`` of many networks, each device doing its share; as many devices as divide their number."""
+    devices = jax.devices()[: math.gcd(networks, jax.device_count())]
+    mesh = Mesh(np.array(devices), ("networks",))
+    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("networks"), check_vma=False)

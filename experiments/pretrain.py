@@ -3,9 +3,9 @@
     python -m experiments.pretrain [PRESET] [--networks 64] [--held-out 16] [--recipe.epochs N] …
 
 makes two banks under the work folder, ``train`` and ``held_out``: no network is in both, and which weights a network
-begins with, and what it sees in which order, depends on its number alone. Networks are trained a group at a time. The
-same command goes on where it was interrupted; with more networks asked for, it trains those that are missing. Prints
-their accuracy on the test split and writes result.json.
+begins with, and what it sees in which order, depends on its number alone. Networks are trained a group at a time, dealt
+out over the devices or the cores of a CPU. The same command goes on where it was interrupted; with more networks asked
+for, it trains those that are missing. Prints their accuracy on the test split and writes result.json.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 
 from dd_jax.bank import Bank, read_shards, save_shard
@@ -212,4 +213,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())  # networks are dealt out over devices
     run_as_script(main)

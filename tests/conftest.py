@@ -8,6 +8,7 @@ from dd_jax.networks import Network
 from dd_jax.unroll import DistilledData
 
 jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.config.update("jax_num_cpu_devices", 2)
 
 
 @pytest.fixture

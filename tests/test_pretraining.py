@@ -1,6 +1,7 @@
 """Pre-training and banks: what a network becomes depends on its key alone, and what is saved is what is drawn."""
 
 import logging
+import math
 
 import chex
 import jax
@@ -51,6 +52,7 @@ def test_a_network_is_the_same_in_a_bank_of_any_size(dataset):
     alone, among = trained(dataset, keys(2)), trained(dataset, keys(0, 1, 2, 3))
     chex.assert_trees_all_equal(jax.tree.map(lambda a: a[0], alone.theta), jax.tree.map(lambda a: a[2], among.theta))
     assert not np.allclose(among.theta["w"][1], among.theta["w"][2])
+    assert len(among.theta["w"].sharding.device_set) == math.gcd(4, jax.device_count())
 
 
 def test_all_at_once_equals_in_turn(dataset, monkeypatch):
