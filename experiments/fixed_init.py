@@ -32,7 +32,7 @@ _OURS = {
         "cifar10",
         "alexcifarnet",
         distilled=Distilled(steps=10, step_size=0.02),
-        outer=_HUNDRED,
+        outer=dataclasses.replace(_HUNDRED, step_size_rate=0.1, weight_decay=0.05, max_step_size=0.06),
         batch_size=256,
         augment=True,
     ),

@@ -44,8 +44,18 @@ _OURS = {
         switch_width=0.0,
     ),
 }
+_OURS["mnist_long"] = dataclasses.replace(
+    _OURS["mnist"], outer=dataclasses.replace(RECIPE, steps=9000, learning_rate=0.05)
+)
 _OURS["fashion_mnist"] = dataclasses.replace(_OURS["mnist"], dataset="fashion_mnist")
-_OURS["cifar10"] = dataclasses.replace(_OURS["mnist"], dataset="cifar10", network="alexcifarnet", augment=True)
+_OURS["cifar10"] = dataclasses.replace(
+    _OURS["mnist"],
+    dataset="cifar10",
+    network="alexcifarnet",
+    distilled=Distilled(steps=10, step_size=0.02),
+    outer=dataclasses.replace(RECIPE, learning_rate=0.05, max_step_size=0.05),
+    augment=True,
+)
 
 
 def _authors(preset: str, batches: int, step_size: float) -> Config:
