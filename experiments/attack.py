@@ -3,11 +3,12 @@
     python -m experiments.pretrain digits
     python -m experiments.attack [PRESET] [--attacked K] [--target T] [--weights.bank DIR] …
 
-The objective is ℓ_{K→T}: real examples of class K count as class T. After one gradient step on the images a trained
-network is to call K "T" and to stay right about the other classes. The paper shows its results as figures only; what
-this code measured is in README.md. Writes what ``experiments.fixed_init`` writes, with accuracies by the modified
-labels. Its attack.json has the share of K that became T, the accuracy on the other classes together and on each, before
-and after the step, beside real images under the same relabelling; attack.png shows both by step size.
+The objective is ℓ_{K→T}: real examples of class K count as class T, and so do the distilled images made for K. After
+one gradient step on the images a trained network is to call K "T" and to stay right about the other classes. The paper
+shows its results as figures only; what this code measured is in README.md. Writes what ``experiments.fixed_init``
+writes, with accuracies by the modified labels. Its attack.json has the share of K that became T, the accuracy on the
+other classes together and on each, before and after the step, beside real images under the same relabelling; attack.png
+shows both by step size.
 """
 
 import dataclasses
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
@@ -24,7 +24,6 @@ from matplotlib.figure import Figure
 from dd_jax.baselines import Layout, random_real, with_step_size
 from dd_jax.data import Split
 from dd_jax.evaluation import confusion
-from dd_jax.losses import relabelling
 from dd_jax.outer import OuterRecipe
 from dd_jax.report import percent, to_png
 from dd_jax.storage import load_distilled, write_atomically, write_json
@@ -32,8 +31,8 @@ from dd_jax.unroll import DistilledData
 from experiments.distil import Config as Base
 from experiments.distil import Distilled, print_result, workdir_of
 from experiments.distil import run as distil
-from experiments.problem import HeldOut, Weights, assemble, dealt, mean_and_std, scorer, streams
-from experiments.runner import command_line, require, run_as_script
+from experiments.problem import HeldOut, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
+from experiments.runner import command_line, positive, require, run_as_script
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -48,6 +47,8 @@ class Config:
     """K, the class to be forgotten."""
     target: int = 1
     """T, the class it is to be taken for."""
+    weight: float = 4.0
+    """How many real examples one of class K stands for in the objective."""
     sets: int = 20
     """Random sets of real images to compare with."""
 
@@ -112,11 +113,12 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     """
     base, attacked, target = config.base, config.attacked, config.target
     require(attacked != target, "target", target, "another class than --attacked")
+    positive("weight", config.weight)
     require(config.sets >= 1, "sets", config.sets, "1 or more")
     if base.weights.bank is None:
         raise ValueError("weights.bank: None is not accepted; use the work folder of experiments.pretrain")
     relabel = {attacked: target}
-    result = distil("attack", preset, base, relabel=relabel)
+    result = distil("attack", preset, base, relabel=relabel, weight=config.weight)
     if result is None:
         return None
     workdir = workdir_of("attack", preset, base)
@@ -132,13 +134,9 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         return measures(np.asarray(count(data, held_out, split))[:, 0], attacked, target)
 
     layout = Layout(classes, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
-    matrix = jnp.eye(classes)[relabelling(relabel, classes)]
     sets = [
-        real._replace(labels=real.labels @ matrix)
-        for real in (
-            random_real(key, dataset.train, dataset.mean, dataset.std, layout)
-            for key in jax.random.split(streams(base.seed).noise, config.sets)
-        )
+        relabelled_data(random_real(key, dataset.train, dataset.mean, dataset.std, layout), relabel)
+        for key in jax.random.split(streams(base.seed).noise, config.sets)
     ]
 
     def curve(data: Sequence[DistilledData]) -> list[dict[str, float]]:

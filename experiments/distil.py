@@ -16,7 +16,16 @@ from dd_jax.outer import OuterRecipe, check_recipe, outer_step
 from dd_jax.report import accuracy_title, draw_curve, draw_images, html_report, percent, percent_reported, to_png
 from dd_jax.storage import save_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData, Mode, noise
-from experiments.problem import Setting, assemble, jsonable, mean_and_std, relabelled_split, scorer, streams
+from experiments.problem import (
+    Setting,
+    assemble,
+    jsonable,
+    mean_and_std,
+    relabelled_data,
+    relabelled_split,
+    scorer,
+    streams,
+)
 from experiments.reported import REPORTED
 from experiments.runner import claim_workdir, command_line, memory_needed, positive, provenance, require, train
 
@@ -90,14 +99,16 @@ def run(
     config: Config,
     *,
     relabel: Mapping[int, int] | None = None,
+    weight: float = 1.0,
     known: Mapping[str, float] | None = None,
 ) -> dict[str, Any] | None:
     """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
 
     Args:
       experiment, preset, config: what to run; they name the work folder too.
-      relabel: classes of the real examples that count as others (see :func:`dd_jax.losses.relabelled`), in the
-        objective and in every accuracy; the distilled images keep their labels.
+      relabel: classes that count as others (see :func:`dd_jax.losses.relabelled`), among the real examples, in the
+        objective and in every accuracy, and among the distilled images.
+      weight: how many examples one of a relabelled class stands for in the objective.
       known: the paper's figures: ``before``, ``after`` and ``std``; :func:`reported`'s if not given.
 
     Returns:
@@ -114,12 +125,14 @@ def run(
     if nets.fingerprint:
         settings["bank"] = nets.fingerprint
     if relabel:
-        settings["relabel"] = {str(attacked): target for attacked, target in relabel.items()}
+        settings |= {"relabel": {str(attacked): target for attacked, target in relabel.items()}, "weight": weight}
     loss = classification_loss(network.apply)
     classes, keys = len(dataset.class_names), streams(config.seed)
     objective, validation, test = None, dataset.validation, dataset.test
     if relabel:
-        objective = classification_loss(network.apply, relabelled(relabel, classes))
+        criterion = relabelled(relabel, classes)
+        times = jnp.ones(classes).at[jnp.array(list(relabel))].set(weight)
+        objective = classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
         validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
     distilled = noise(
         keys.noise,
@@ -131,6 +144,8 @@ def run(
         scale=config.distilled.noise,
         step_size=config.distilled.step_size,
     )
+    if relabel:
+        distilled = relabelled_data(distilled, relabel)
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
     if not config.plan:
         claim_workdir(workdir, {"experiment": experiment, "preset": preset, **settings})

@@ -201,6 +201,12 @@ def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> 
     return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
 
 
+def relabelled_data(distilled: DistilledData, relabel: Mapping[int, int]) -> DistilledData:
+    """The same images and step sizes under the labels they are to be given."""
+    classes = distilled.labels.shape[-1]
+    return distilled._replace(labels=distilled.labels @ jnp.eye(classes)[relabelling(relabel, classes)])
+
+
 def scorer(
     dataset: Dataset,
     network: Network,

@@ -111,8 +111,26 @@ def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
     assert after["others"]["n"] == report["random_real"]["others"]["n"] == 2  # held-out, 1 for validation
     assert (attacked / "attack.png").read_bytes().startswith(b"\x89PNG")
     assert "test accuracy by the modified labels" in (attacked / "report.html").read_text()
-    labels = load_distilled(attacked / "distilled.npz").labels
-    np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat(np.arange(10), 10))  # theirs are not relabelled
+    labels = load_distilled(attacked / "distilled.npz").labels  # the modified ones
+    np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat([1, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10))
+
+
+def test_examples_of_the_attacked_class_weigh_what_is_asked(attacked, bank, tmp_path):
+    """The objective is linear in the weight, 4 by default; before the first update all else is the same."""
+
+    def first_loss(folder):
+        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+
+    losses = [first_loss(attacked)]
+    for weight in ("1", "7"):
+        workdir = tmp_path / weight
+        attack.main(
+            ["digits", "--weights.bank", str(bank), *DISTIL, "--outer.steps", "1", "--weight", weight,
+             "--workdir", str(workdir)]
+        )  # fmt: skip
+        losses.append(first_loss(workdir))
+    assert losses[2] - losses[0] == pytest.approx(losses[0] - losses[1], rel=1e-3)
+    assert losses[0] - losses[1] > 0.1
 
 
 def test_another_attack_or_a_bank_that_grew_is_another_run(attacked, bank, tmp_path):
@@ -222,6 +240,7 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
     ("arguments", "message"),
     [
         (["--target", "0"], "target: 0 is not accepted; use another class than --attacked"),
+        (["--weight", "0"], "weight: 0.0 is not accepted; use a positive number"),
         (["--attacked", "10"], "relabel: 10 → 1 has no class 10; use 0 … 9"),
         (["--weights.nets", "4"], "weights.nets: 4 is not accepted; use 1 … 3, the networks of the bank"),
         (["--weights.bank", "None"], "weights.bank: None is not accepted"),
