@@ -49,7 +49,7 @@ def _from(bank: str, target: str, images: Images, full: str | None) -> Config:
         target,
         images=images,
         weights=Weights(bank=Path("runs/pretrain") / bank, nets=4, validation_nets=8),
-        distilled=Distilled(steps=10, step_size=0.02),
+        distilled=Distilled(steps=10, first="real", step_size=0.02),
         outer=_RECIPE,
         batch_size=256,
     )

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax.baselines import Layout, random_real
 from dd_jax.data import Dataset, batch_drawer, crop_and_flip
 from dd_jax.losses import classification_loss, relabelled
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
@@ -40,8 +41,10 @@ class Distilled:
     """E, passes over them."""
     images_per_class: int = 1
     """Images per class and step; M is this times the number of classes."""
+    first: Literal["noise", "real"] = "noise"
+    """What the images are at first: noise, or random real images of the training split."""
     noise: float = 0.1
-    """Standard deviation of the first images' pixels, in normalised units."""
+    """Standard deviation of the noise, in normalised units."""
     step_size: float = 0.3
     """The step sizes' initial value."""
 
@@ -134,16 +137,7 @@ def run(
         times = jnp.ones(classes).at[jnp.array(list(relabel))].set(weight)
         objective = classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
         validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
-    distilled = noise(
-        keys.noise,
-        dataset.image_shape,
-        classes,
-        steps=config.distilled.steps,
-        epochs=config.distilled.epochs,
-        images_per_class=config.distilled.images_per_class,
-        scale=config.distilled.noise,
-        step_size=config.distilled.step_size,
-    )
+    distilled = _first(keys.noise, config.distilled, dataset)
     if relabel:
         distilled = relabelled_data(distilled, relabel)
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
@@ -205,6 +199,17 @@ def run(
     }
     _write(workdir, config, result, distilled, dataset, nets.known, trained.metrics)
     return result
+
+
+def _first(key: jax.Array, settings: Distilled, dataset: Dataset) -> DistilledData:
+    """The distilled data before any learning."""
+    classes = len(dataset.class_names)
+    shape = {"steps": settings.steps, "epochs": settings.epochs, "images_per_class": settings.images_per_class}
+    distilled = noise(key, dataset.image_shape, classes, **shape, scale=settings.noise, step_size=settings.step_size)
+    if settings.first == "real":
+        real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
+        distilled = distilled._replace(images=real.images)
+    return distilled
 
 
 def settings_of(config: Config) -> dict[str, Any]:

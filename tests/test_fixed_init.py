@@ -73,6 +73,18 @@ def test_metrics_have_a_line_per_step_and_a_validation_at_the_end(finished):
     assert 0 < lines[-1]["validation_accuracy"] <= 1
 
 
+def test_the_first_images_may_be_real_ones_of_the_training_split(tmp_path):
+    quick = ["--distilled.first", "real", "--outer.steps", "1", "--outer.learning-rate", "1e-7"]
+    fixed_init.main(["digits", *quick, "--workdir", str(tmp_path)])
+    file = load_distilled(tmp_path / "distilled.npz")
+    dataset = make_dataset(read("digits"), validation_fraction=0.1, seed=0)
+    train = np.asarray(normalise(dataset.train.images, dataset.mean, dataset.std))
+    for image, label in zip(file.images[0], file.labels[0], strict=True):
+        distance = np.abs(train - image).max((1, 2, 3))
+        assert distance.min() < 1e-5
+        assert dataset.train.labels[distance.argmin()] == label.argmax()
+
+
 def test_distilled_data_train_the_network_without_our_code(finished):
     """From distilled.npz alone, with a plain loop: the accuracy result.json says."""
     file = load_distilled(finished / "distilled.npz")
