@@ -100,7 +100,8 @@ def run(preset: str, config: Config) -> dict[str, Any]:
                 settings = evaluate.Config(nets=config.base.weights.test_nets, training=training)
                 scored = evaluate.run(workdir / "base", settings)["scores"][-1]["accuracy"]
             else:
-                scored = accuracy(f"{axis}_{value:g}", _varied(config.base, axis, value))
+                varied = _varied(config.base, axis, value)
+                scored = accuracy("base" if varied == config.base else f"{axis}_{value:g}", varied)
             rows.append({"value": value, "accuracy": scored})
         tables[axis] = rows
         print(f"\n| {TITLES[axis]} | accuracy |\n|---|---|")

@@ -177,7 +177,7 @@ def test_optimized_real_is_scored_on_training_examples_alone():
 
 
 def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(ablations.VALUES, "epochs", (1,))
+    monkeypatch.setitem(ablations.VALUES, "epochs", (1, 3))
     monkeypatch.setitem(ablations.VALUES, "test_epochs", (1, 3))
     arguments = [
         "digits", "--axes", "epochs", "test_epochs", "--base.outer.steps", "3", "--base.distilled.steps", "1",
@@ -185,10 +185,12 @@ def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkey
     ]  # fmt: skip
     ablations.main(arguments)
     tables = json.loads((tmp_path / "a" / "result.json").read_text())["tables"]
-    assert [[row["value"] for row in tables[axis]] for axis in tables] == [[1], [1, 3]]
+    assert [[row["value"] for row in tables[axis]] for axis in tables] == [[1, 3], [1, 3]]
     assert (tmp_path / "a" / "epochs.png").read_bytes().startswith(b"\x89PNG")
     base = json.loads((tmp_path / "a" / "base" / "result.json").read_text())
+    assert tables["epochs"][1]["accuracy"] == base["test_accuracy"]["after"]
     assert tables["test_epochs"][1]["accuracy"] == pytest.approx(base["test_accuracy"]["after"])
+    assert {path.name for path in (tmp_path / "a").iterdir() if path.is_dir()} == {"base", "epochs_1"}
     capsys.readouterr()
     ablations.main(arguments)
     assert "memory" not in capsys.readouterr().out  # that a run prints
