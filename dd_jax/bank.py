@@ -82,8 +82,11 @@ def read_shards(folder: Path, network: Network, image_shape: tuple[int, int, int
 
 
 def fingerprint(*banks: Bank) -> str:
-    """A short text that tells banks apart by their networks' number, order and accuracy."""
-    return hashlib.sha256(repr([bank.accuracy.tolist() for bank in banks]).encode()).hexdigest()[:12]
+    """A short text that tells banks apart by their networks' weights, number and order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(banks):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:12]
 
 
 def drawn(bank: Bank, count: int, seed: int) -> Callable[[int], Params]:

@@ -13,7 +13,7 @@ Criterion = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats; with a single logit, the sigmoid cross-entropy of class 1.
+    """Mean cross-entropy in nats; a single logit is class 1's, against 0 for class 0. Linear in the labels.
 
     Args:
       logits: ``[B, C]``, or ``[B, 1]`` for two classes.
@@ -27,7 +27,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     1.3863
     """
     if logits.shape[-1] == 1:
-        return optax.sigmoid_binary_cross_entropy(logits[..., 0], labels[..., 1]).mean()
+        logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
     return optax.softmax_cross_entropy(logits, labels).mean()
 
 

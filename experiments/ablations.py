@@ -4,8 +4,8 @@
 
 distils once for every value of images per class and step, of distinct steps, of epochs, and of the spread of the
 initial weights, the other settings as in the preset; and applies the preset's own images for fewer and more epochs than
-they were made for. Each run has a folder under the work folder, and a finished one is not repeated. Prints a table for
-each setting, and writes result.json, and one plot for each.
+they were made for. Each run has a folder under the work folder, the preset's own ``base``, and a finished one is not
+repeated. Prints a table for each setting, and writes result.json, and one plot for each.
 """
 
 import dataclasses
@@ -90,19 +90,24 @@ def run(preset: str, config: Config) -> dict[str, Any]:
             finished = distil("ablations", name, dataclasses.replace(varied, workdir=done.parent, plan=False)) or {}
         return finished["test_accuracy"]["after"]
 
+    def at_test_time(epochs: Sequence[float]) -> list[dict[str, Any]]:
+        accuracy("base", config.base)
+        settings = evaluate.Config(
+            nets=config.base.weights.test_nets,
+            training=Training(epochs=int(max(epochs))),
+            at=tuple(int(e) * config.base.distilled.steps for e in epochs),
+        )
+        return [score["accuracy"] for score in evaluate.run(workdir / "base", settings)["scores"]]
+
     tables: dict[str, list[dict[str, Any]]] = {}
     for axis in config.axes:
-        rows = []
-        for value in VALUES[axis]:
-            if axis == "test_epochs":
-                accuracy("base", config.base)
-                training = Training(epochs=int(value))
-                settings = evaluate.Config(nets=config.base.weights.test_nets, training=training)
-                scored = evaluate.run(workdir / "base", settings)["scores"][-1]["accuracy"]
-            else:
-                varied = _varied(config.base, axis, value)
-                scored = accuracy("base" if varied == config.base else f"{axis}_{value:g}", varied)
-            rows.append({"value": value, "accuracy": scored})
+        values = VALUES[axis]
+        if axis == "test_epochs":
+            scored = at_test_time(values)
+        else:
+            each = [(value, _varied(config.base, axis, value)) for value in values]
+            scored = [accuracy("base" if v == config.base else f"{axis}_{value:g}", v) for value, v in each]
+        rows = [{"value": value, "accuracy": score} for value, score in zip(values, scored, strict=True)]
         tables[axis] = rows
         print(f"\n| {TITLES[axis]} | accuracy |\n|---|---|")
         print("\n".join(f"| {row['value']:g} | {percent(row['accuracy'])} |" for row in rows), flush=True)

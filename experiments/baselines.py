@@ -1,6 +1,6 @@
 """Every baseline of the paper beside distilled data: the same gradient steps on other images (paper, table 1).
 
-    python -m experiments.baselines [PRESET] [--against RUN …] [--nets K] …
+    python -m experiments.baselines [PRESET] [--against RUN …] [--weights.test-nets K] …
 
 trains held-out networks on random real images, on the best of many such sets, on k-means centres and on class averages,
 each set with the fixed step size that does best on validation data, and classifies by k nearest neighbours. The best of
@@ -62,7 +62,7 @@ class Config(Setting):
     candidates: int = 50
     """Random sets of which the best fifth counts as optimized."""
     scoring_examples: int = 1000
-    """Validation examples that step sizes are chosen on, and training examples that the candidates are scored on."""
+    """Validation examples that step sizes and k are chosen on, and training examples that candidates are scored on."""
     against: tuple[Path, ...] = ()
     """Runs or distilled.npz files to put beside the baselines."""
     full: Path | None = None
@@ -79,8 +79,10 @@ PRESETS = {
 }
 
 
-def _first(split: Split, count: int) -> Split:
-    return Split(split.images[:count], split.labels[:count])
+def _some(split: Split, count: int) -> Split:
+    """So many of its examples, or all; at random, since they may be in order of class."""
+    some = np.random.default_rng(0).permutation(len(split.labels))[:count]
+    return Split(split.images[some], split.labels[some])
 
 
 Scorer = Callable[[DistilledData, HeldOut, Split], np.ndarray]  # -> accuracies [K] after the last step
@@ -138,7 +140,7 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
     if config.weights.bank is not None:
         add("no adaptation", as_it_is(nets.test))
     for name, accuracies, step_size in _trained(config, dataset, layout, nets, score):
-        add(name, mean_and_std(accuracies), step_size=step_size)
+        add(name, mean_and_std(accuracies), median_step_size=step_size)
     for name, accuracy, facts in _neighbours(config, dataset, layout):
         add(name, accuracy, **facts)
     if full is not None:
@@ -167,7 +169,7 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
     """Yields (name, test accuracies, step size) of each baseline that trains networks."""
     set_keys = jax.random.split(streams(config.seed).noise, config.sets + 1)
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
-    choosing = _first(dataset.validation, config.scoring_examples)
+    choosing = _some(dataset.validation, config.scoring_examples)
 
     def by_validation(distilled: DistilledData) -> float:
         return float(score(distilled, nets.validation, choosing).mean())
@@ -179,15 +181,14 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
     def tested(name: str, sets: Sequence[DistilledData]):
         """Each set with its best step size, on its share of the test networks; the median of the step sizes."""
         chosen, accuracies = [], []
-        for distilled, share in zip(sets, dealt(nets, len(sets)), strict=False):
+        for distilled, share in zip(sets, dealt(nets, len(sets)), strict=True):
             chosen.append(best(distilled))
             accuracies.append(score(baselines.with_step_size(distilled, chosen[-1]), share, dataset.test))
         return name, np.concatenate(accuracies), float(np.median(chosen))
 
-    random = tested("random real", [baselines.random_real(key, *of_training) for key in set_keys[1:]])
-    yield random
-    scoring = _first(dataset.train, config.scoring_examples)
-    middle = random[2]
+    name, accuracies, middle = tested("random real", [baselines.random_real(key, *of_training) for key in set_keys[1:]])
+    yield name, accuracies, middle
+    scoring = _some(dataset.train, config.scoring_examples)
     optimized = baselines.optimized_real(
         set_keys[0],
         *of_training,
@@ -209,7 +210,7 @@ def _neighbours(config: Config, dataset: Dataset, layout: Layout):
         return float(np.mean(baselines.nearest_neighbours(distilled, images, k=k, p=p) == np.asarray(split.labels)))
 
     def tested(name: str, sets: Sequence[DistilledData]):
-        few = _first(dataset.validation, 1000)
+        few = _some(dataset.validation, config.scoring_examples)
         references = sets[0].images.shape[0] * sets[0].images.shape[1]
         choices = [(k, p) for k in (1, 3) if k <= references for p in (1, 2)]
         k, p = max(choices, key=lambda kp: np.mean([accuracy(d, few, *kp) for d in sets[:5]]))
@@ -225,7 +226,7 @@ def _line(row: dict[str, Any]) -> str:
     if "k" in row:
         chosen = f"k = {row['k']}, ℓ{row['p']}"
     else:
-        chosen = f"η̃ = {row['step_size']:.2g}" if "step_size" in row else "–"
+        chosen = f"η̃ = {row['median_step_size']:.2g}" if "median_step_size" in row else "–"
     reported = percent_reported(row["reported"], row["reported_std"])
     return f"| {row['name']} | {percent(row['accuracy'])} | {reported} | {chosen} |"
 

@@ -94,6 +94,7 @@ def _check(config: Config) -> None:
         config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
     )
     positive("checkpoint_seconds", config.checkpoint_seconds)
+    positive("distilled.noise", config.distilled.noise)
 
 
 def run(
@@ -102,7 +103,7 @@ def run(
     config: Config,
     *,
     relabel: Mapping[int, int] | None = None,
-    weight: float = 1.0,
+    attacked_weight: float = 1.0,
     known: Mapping[str, float] | None = None,
 ) -> dict[str, Any] | None:
     """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
@@ -111,7 +112,7 @@ def run(
       experiment, preset, config: what to run; they name the work folder too.
       relabel: classes that count as others (see :func:`dd_jax.losses.relabelled`), among the real examples, in the
         objective and in every accuracy, and among the distilled images.
-      weight: how many examples one of a relabelled class stands for in the objective.
+      attacked_weight: how many examples one of a relabelled class stands for in the objective, and in its curve.
       known: the paper's figures: ``before``, ``after`` and ``std``; :func:`reported`'s if not given.
 
     Returns:
@@ -128,16 +129,17 @@ def run(
     if nets.fingerprint:
         settings["bank"] = nets.fingerprint
     if relabel:
-        settings |= {"relabel": {str(attacked): target for attacked, target in relabel.items()}, "weight": weight}
+        settings["relabel"] = {str(attacked): target for attacked, target in relabel.items()}
+        settings["attacked_weight"] = attacked_weight
     loss = classification_loss(network.apply)
     classes, keys = len(dataset.class_names), streams(config.seed)
     objective, validation, test = None, dataset.validation, dataset.test
     if relabel:
         criterion = relabelled(relabel, classes)
-        times = jnp.ones(classes).at[jnp.array(list(relabel))].set(weight)
+        times = jnp.ones(classes).at[jnp.array(list(relabel))].set(attacked_weight)
         objective = classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
         validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
-    distilled = _first(keys.noise, config.distilled, dataset)
+    distilled = _initial_data(keys.noise, config.distilled, dataset)
     if relabel:
         distilled = relabelled_data(distilled, relabel)
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
@@ -163,8 +165,7 @@ def run(
     after = scorer(dataset, network, at=(len(distilled.raw_step_sizes),))
 
     def validate(state):
-        result = after(state[0].distilled, nets.validation, validation)
-        return {"validation_accuracy": float(result.accuracy.mean()), "validation_loss": float(result.loss.mean())}
+        return {"validation_accuracy": float(after(state[0].distilled, nets.validation, validation).accuracy.mean())}
 
     trained = train(
         workdir,
@@ -201,15 +202,15 @@ def run(
     return result
 
 
-def _first(key: jax.Array, settings: Distilled, dataset: Dataset) -> DistilledData:
+def _initial_data(key: jax.Array, settings: Distilled, dataset: Dataset) -> DistilledData:
     """The distilled data before any learning."""
     classes = len(dataset.class_names)
     shape = {"steps": settings.steps, "epochs": settings.epochs, "images_per_class": settings.images_per_class}
     distilled = noise(key, dataset.image_shape, classes, **shape, scale=settings.noise, step_size=settings.step_size)
-    if settings.first == "real":
-        real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
-        distilled = distilled._replace(images=real.images)
-    return distilled
+    if settings.first == "noise":
+        return distilled
+    real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
+    return distilled._replace(images=real.images)
 
 
 def settings_of(config: Config) -> dict[str, Any]:

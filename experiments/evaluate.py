@@ -8,6 +8,7 @@ and the standard deviation over networks after each number of steps asked for; `
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,7 +142,8 @@ def main(argv: list[str]) -> None:
         loss = score["loss"]
         print(f"after {score['steps']:>4} steps: accuracy {percent(score['accuracy'])}, loss {loss['mean']:.3f} nats")
     if config.output:
-        write_json(config.output, result)
+        # JSON has no NaN: the loss of networks that diverged is null
+        write_json(config.output, json.loads(json.dumps(result), parse_constant=lambda name: None))
 
 
 if __name__ == "__main__":

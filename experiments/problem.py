@@ -129,7 +129,7 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     trained = load_bank(weights.bank / "train", network, image_shape)
     if count is None:
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights)
-        return known(first)._replace(fingerprint=fingerprint(trained._replace(accuracy=trained.accuracy[:1])))
+        return known(first)._replace(fingerprint=fingerprint(jax.tree.map(lambda leaf: leaf[:1], trained)))
     held_out = load_bank(weights.bank / "held_out", network, image_shape)
     size = len(held_out.accuracy)
     require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
@@ -147,11 +147,10 @@ def part_of(held_out: HeldOut, index: Any) -> HeldOut:
 
 
 def dealt(nets: Nets, sets: int) -> list[HeldOut]:
-    """The test networks dealt out over sets of images, a share for each while they last; a known one goes to all."""
-    if nets.known is not None:
-        return [nets.test] * sets
-    shares = np.array_split(np.arange(len(nets.test[0])), sets)
-    return [part_of(nets.test, share) for share in shares if len(share)]
+    """A share of the test networks for each set of images; some serve several sets where there are fewer than sets."""
+    count = len(nets.test[0])
+    numbers = np.arange(max(count, sets)) % count
+    return [part_of(nets.test, share) for share in np.array_split(numbers, sets)]
 
 
 class Problem(NamedTuple):

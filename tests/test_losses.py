@@ -39,6 +39,9 @@ def test_two_classes_share_a_logit():
     logits, labels = LOGITS[:, :1], jnp.eye(2)[CLASSES % 2]
     expected = cross_entropy(logits, jnp.eye(2)[np.zeros(12, int)])
     np.testing.assert_allclose(relabelled({1: 0}, 2)(logits, labels), expected, rtol=1e-6)
+    of_true_class = jax.nn.sigmoid((2 * labels[:, 1:] - 1) * logits)
+    np.testing.assert_allclose(cross_entropy(logits, labels), -jnp.log(of_true_class).mean(), rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(logits, 4 * labels), 4 * cross_entropy(logits, labels), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

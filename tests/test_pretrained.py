@@ -125,7 +125,7 @@ def test_examples_of_the_attacked_class_weigh_what_is_asked(attacked, bank, tmp_
     for weight in ("1", "7"):
         workdir = tmp_path / weight
         attack.main(
-            ["digits", "--weights.bank", str(bank), *DISTIL, "--outer.steps", "1", "--weight", weight,
+            ["digits", "--weights.bank", str(bank), *DISTIL, "--outer.steps", "1", "--attacked-weight", weight,
              "--workdir", str(workdir)]
         )  # fmt: skip
         losses.append(first_loss(workdir))
@@ -240,7 +240,7 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
     ("arguments", "message"),
     [
         (["--target", "0"], "target: 0 is not accepted; use another class than --attacked"),
-        (["--weight", "0"], "weight: 0.0 is not accepted; use a positive number"),
+        (["--attacked-weight", "0"], "attacked_weight: 0.0 is not accepted; use a positive number"),
         (["--attacked", "10"], "relabel: 10 → 1 has no class 10; use 0 … 9"),
         (["--weights.nets", "4"], "weights.nets: 4 is not accepted; use 1 … 3, the networks of the bank"),
         (["--weights.bank", "None"], "weights.bank: None is not accepted"),

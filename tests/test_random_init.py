@@ -10,7 +10,7 @@ import pytest
 
 from dd_jax.storage import load_distilled
 from experiments import ablations, baselines, distil, evaluate, random_init
-from experiments.problem import assemble
+from experiments.problem import Nets, assemble, dealt
 from experiments.runner import RunError
 
 SMALL = [
@@ -58,6 +58,11 @@ def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp
     scores = json.loads(output.read_text())["scores"]
     assert [score["steps"] for score in scores] == [0, 100]
     assert scores[1]["accuracy"]["mean"] > scores[0]["accuracy"]["mean"] + 0.2
+    evaluate.main(
+        [str(finished), "--nets", "2", "--training.optimizer", "sgd", "--training.learning-rate", "1e6", "--output",
+         str(output)]
+    )  # fmt: skip
+    assert json.loads(output.read_text())["scores"][1]["loss"]["mean"] is None  # they diverged
 
 
 def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
@@ -148,6 +153,21 @@ def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, 
     table = (workdir / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert table.count("\n") == 9
+
+
+def test_settings_are_chosen_on_examples_of_every_class_whatever_their_order():
+    split = baselines.Split(np.arange(500), np.arange(500) // 50)
+    some = baselines._some(split, 100)
+    assert set(some.labels) == set(range(10))
+    assert len(set(some.images)) == 100
+    np.testing.assert_array_equal(some.images // 50, some.labels)
+
+
+def test_every_set_of_a_baseline_is_tested_also_on_fewer_networks():
+    held_out = (np.arange(3), {"w": np.arange(3)})
+    nets = Nets(lambda step: None, None, held_out, held_out)
+    assert [share[0].tolist() for share in dealt(nets, 5)] == [[0], [1], [2], [0], [1]]
+    assert [share[1]["w"].tolist() for share in dealt(nets, 2)] == [[0, 1], [2]]
 
 
 def test_optimized_real_is_scored_on_training_examples_alone():
