@@ -37,6 +37,8 @@ class OuterRecipe:
     """With several networks, scale each one's meta-gradient to this norm before the mean; None: do not."""
     max_step_size: float | None = None
     """Keep every η̃ at or below this, by projection; None: no bound."""
+    max_step_size_growth: float = 1.0
+    """How many times that the bound is in the end: it grows as the learning rate falls."""
     samples: int = 1
     """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
     smoothing: float = 0.1
@@ -56,6 +58,7 @@ def check_recipe(recipe: OuterRecipe) -> None:
         ("clip", "a positive number", math.ulp(0), math.inf),
         ("net_norm", "a positive number", math.ulp(0), math.inf),
         ("max_step_size", "a positive number", math.ulp(0), math.inf),
+        ("max_step_size_growth", "1 or more", 1, math.inf),
         ("samples", "1 or more", 1, math.inf),
         ("smoothing", "a positive number", math.ulp(0), math.inf),
     ):
@@ -203,8 +206,9 @@ def outer_step(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
         distilled = jax.tree.map(jnp.add, state.distilled, updates)
         if recipe.max_step_size is not None:
-            bounded = jnp.minimum(distilled.raw_step_sizes, raw_step_size(recipe.max_step_size))
-            distilled = distilled._replace(raw_step_sizes=bounded)
+            first, last = (raw_step_size(recipe.max_step_size * f) for f in (1.0, recipe.max_step_size_growth))
+            bound = last + (first - last) * relative(state.step)
+            distilled = distilled._replace(raw_step_sizes=jnp.minimum(distilled.raw_step_sizes, bound))
         moved = OuterState(state.step + 1, distilled, optimizer_state)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)

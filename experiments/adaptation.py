@@ -41,7 +41,14 @@ class Config:
     """Random sets of which the best fifth counts as optimized."""
 
 
-_RECIPE = dataclasses.replace(random_init.RECIPE, steps=2000, learning_rate=0.05, step_size_rate=0.3, weight_decay=0.03)
+_RECIPE = dataclasses.replace(
+    random_init.RECIPE,
+    steps=2000,
+    learning_rate=0.05,
+    step_size_rate=0.3,
+    weight_decay=0.03,
+    max_step_size_growth=1.0,
+)
 
 
 def _from(bank: str, target: str, images: Images, full: str | None) -> Config:

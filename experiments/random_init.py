@@ -25,12 +25,13 @@ RECIPE = OuterRecipe(
     clip=None,
     net_norm=1.0,
     max_step_size=0.12,
+    max_step_size_growth=2.0,
 )
 _OURS = {
     "digits": Config(
         weights=Weights(nets=4, test_nets=50),
         distilled=Distilled(steps=5, step_size=0.1),
-        outer=dataclasses.replace(RECIPE, steps=600, max_step_size=0.25),
+        outer=dataclasses.replace(RECIPE, steps=600, max_step_size=0.25, max_step_size_growth=1.0),
         batch_size=128,
         switch_width=0.0,
         validation_fraction=0.1,
@@ -45,7 +46,7 @@ _OURS = {
     ),
 }
 _OURS["mnist_long"] = dataclasses.replace(
-    _OURS["mnist"], outer=dataclasses.replace(RECIPE, steps=9000, learning_rate=0.05)
+    _OURS["mnist"], outer=dataclasses.replace(RECIPE, steps=10000, learning_rate=0.04)
 )
 _OURS["fashion_mnist"] = dataclasses.replace(_OURS["mnist"], dataset="fashion_mnist")
 _OURS["cifar10"] = dataclasses.replace(
@@ -53,7 +54,7 @@ _OURS["cifar10"] = dataclasses.replace(
     dataset="cifar10",
     network="alexcifarnet",
     distilled=Distilled(steps=10, step_size=0.02),
-    outer=dataclasses.replace(RECIPE, learning_rate=0.05, max_step_size=0.05),
+    outer=dataclasses.replace(RECIPE, learning_rate=0.05, max_step_size=0.05, max_step_size_growth=1.0),
     augment=True,
 )
 

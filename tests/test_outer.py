@@ -12,6 +12,7 @@ import pytest
 from dd_jax.losses import classification_loss
 from dd_jax.meta import mean_meta_gradient, meta_gradient
 from dd_jax.outer import OuterRecipe, clip_by_running_norm, outer_step
+from dd_jax.unroll import raw_step_size
 
 KEY = jax.random.key(0)
 
@@ -146,3 +147,18 @@ def test_outer_steps_on_many_nets_lower_the_loss_within_the_step_size_s_bound(sm
 def test_perturbations_with_many_nets_are_refused():
     with pytest.raises(ValueError, match=r"^outer\.samples: 2 is not accepted with many networks"):
         outer_step(lambda theta, images, labels: jnp.zeros(()), OuterRecipe(samples=2), many=True)
+
+
+def test_the_bound_on_step_sizes_grows_as_the_rate_falls(small_problem):
+    network, theta, distilled, batch = small_problem
+    theta, distilled, batch = jax.tree.map(jnp.asarray, (theta, distilled, batch))
+    up = optax.stateless(lambda updates, _: updates._replace(raw_step_sizes=jnp.full(6, 9.0)))
+    recipe = OuterRecipe(steps=4, max_step_size=0.2, max_step_size_growth=2.0)
+    outer = outer_step(classification_loss(network.apply), recipe, optimizer=up)
+    state, largest = outer.init(distilled), []
+    for _ in range(4):
+        state, _ = outer.update(KEY, state, theta, batch)
+        largest.append(float(state.distilled.raw_step_sizes.max()))
+    first, last = raw_step_size(0.2), raw_step_size(0.4)
+    relative = [(1 + np.cos(np.pi * step / 4)) / 2 for step in range(4)]
+    np.testing.assert_allclose(largest, [last + (first - last) * r for r in relative], rtol=1e-5)
