@@ -7,8 +7,8 @@ The paper reports 95.4 ± 1.8 % from MNIST to USPS and 92.7 ± 1.4 % from USPS t
     python -m experiments.pretrain usps_short
     python -m experiments.adaptation mnist_usps [--weights.bank DIR] [--outer.steps N] …
 
-The images begin as real ones of the target. Each outer step draws N networks of a bank that ``experiments.pretrain`` has
-made; the test is on its held-out ones. The ``*_fixed`` presets adapt one known network. Writes what
+The images begin as real ones of the target. Each outer step draws N networks of a bank by ``experiments.pretrain``;
+the test is on its held-out ones. The ``*_fixed`` presets adapt one known network. Writes what
 ``experiments.fixed_init`` writes, and goes on where it was interrupted, like it; then measures every baseline on the
 same networks, into the folder ``baselines``.
 """
