@@ -89,8 +89,10 @@ def fingerprint(*banks: Bank) -> str:
     return digest.hexdigest()[:12]
 
 
-def drawn(bank: Bank, count: int, seed: int) -> Callable[[int], Params]:
+def drawn(bank: Bank, count: int, seed: int, jitter: float = 0.0) -> Callable[[int], Params]:
     """p(θ₀) by outer step: ``count`` networks of the bank, all different, each leaf with a leading axis N.
+
+    With ``jitter``, Gaussian noise of that share of a leaf's standard deviation makes each of them one never seen.
 
     Only these go to the device. The transfer is asynchronous, and which networks they are depends on the seed, the step
     and the bank's size alone, so that a caller who asks for the next ones while the device is busy never makes it wait.
@@ -103,7 +105,13 @@ def drawn(bank: Bank, count: int, seed: int) -> Callable[[int], Params]:
         raise ValueError(f"weights.nets: {count} is not accepted; use 1 … {size}, the networks of the bank")
 
     def draw(step: int) -> Params:
-        index = np.random.default_rng([seed, step]).choice(size, count, replace=False)
-        return jax.device_put(jax.tree.map(lambda leaf: leaf[index], bank.weights))
+        rng = np.random.default_rng([seed, step])
+        index = rng.choice(size, count, replace=False)
+
+        def chosen(leaf: np.ndarray) -> np.ndarray:
+            some = leaf[index]
+            return some + jitter * some.std() * rng.standard_normal(some.shape, some.dtype) if jitter else some
+
+        return jax.device_put(jax.tree.map(chosen, bank.weights))
 
     return draw

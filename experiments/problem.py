@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,8 @@ class Weights:
     nets: int | None = None
     """Networks drawn anew for each outer step, N; if not given, one network, known from the start: drawn once, or the
     first of the bank."""
+    jitter: float = 0.0
+    """Noise on the weights of networks drawn from a bank, as a share of each layer's standard deviation."""
     test_nets: int = 200
     """Networks held out for the test, where they are random."""
     validation_nets: int = 10
@@ -106,6 +109,9 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     for name in ("nets", "test_nets", "validation_nets"):
         count = getattr(weights, name)
         require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
+    require(0 <= weights.jitter < math.inf, "weights.jitter", weights.jitter, "0 or more")
+    if weights.jitter and (weights.bank is None or weights.nets is None):
+        raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
     keys, count = streams(seed), weights.nets
 
     def known(theta: Params) -> Nets:
@@ -137,7 +143,7 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     first = min(weights.validation_nets, size // 2)  # for the test
     test = part_of(everyone, slice(first, first + weights.test_nets))
     validation = part_of(everyone, slice(first))
-    return Nets(drawn(trained, count, seed), None, validation, test, fingerprint(trained, held_out))
+    return Nets(drawn(trained, count, seed, weights.jitter), None, validation, test, fingerprint(trained, held_out))
 
 
 def part_of(held_out: HeldOut, index: Any) -> HeldOut:

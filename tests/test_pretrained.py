@@ -243,6 +243,8 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
         (["--attacked-weight", "0"], "attacked_weight: 0.0 is not accepted; use a positive number"),
         (["--attacked", "10"], "relabel: 10 → 1 has no class 10; use 0 … 9"),
         (["--weights.nets", "4"], "weights.nets: 4 is not accepted; use 1 … 3, the networks of the bank"),
+        (["--weights.jitter", "-1"], "weights.jitter: -1.0 is not accepted; use 0 or more"),
+        (["--weights.jitter", "0.1", "--weights.nets", "None"], "weights.jitter: 0.1 is not accepted without"),
         (["--weights.bank", "None"], "weights.bank: None is not accepted"),
         (["--weights.bank", "elsewhere"], "bank: elsewhere/train holds no readable networks"),
         (["--images.size", "32"], r"bank: .* is of networks for images of \(28, 28, 1\), not \(32, 32, 1\)"),
