@@ -56,21 +56,39 @@ class Config:
 _RECIPE = OuterRecipe(steps=600, learning_rate=0.02, weight_decay=0.3, b1=0.9, clip=2.0)
 
 
-def _attack(dataset: str, network: str, bank: str, nets: int | None, sets: int = 20, **settings: Any) -> Config:
+def _attack(
+    dataset: str,
+    network: str,
+    bank: str,
+    nets: int | None,
+    *,
+    jitter: float = 0.0,
+    attacked_weight: float = 4.0,
+    sets: int = 20,
+    **settings: Any,
+) -> Config:
     base = Base(
         dataset,
         network,
-        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, validation_nets=8),
+        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, jitter=jitter, validation_nets=8),
         distilled=Distilled(steps=1, epochs=1, images_per_class=10, step_size=0.02),
         outer=_RECIPE,
         batch_size=256,
     )
-    return Config(dataclasses.replace(base, **settings), sets=sets)
+    return Config(dataclasses.replace(base, **settings), attacked_weight=attacked_weight, sets=sets)
 
 
 PRESETS = {
     "digits": _attack("digits", "lenet", "digits", 4, batch_size=128, validation_fraction=0.1),
-    "mnist": _attack("mnist", "lenet", "mnist_short", 4),
+    "mnist": _attack(
+        "mnist",
+        "lenet",
+        "mnist_short",
+        4,
+        jitter=0.3,
+        attacked_weight=16.0,
+        outer=dataclasses.replace(_RECIPE, steps=800),
+    ),
     "mnist_fixed": _attack("mnist", "lenet", "mnist_short", None),
     "cifar10": _attack("cifar10", "alexcifarnet", "cifar10_short", 2, sets=5, augment=True),
     "cifar10_fixed": _attack("cifar10", "alexcifarnet", "cifar10_short", None, sets=5, augment=True),
