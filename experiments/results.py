@@ -27,6 +27,7 @@ KEPT: dict[str, dict[str, str]] = {
     "adaptation": _DISTILLED | {"baselines/result.json": "baselines.json"},
     "attack": _DISTILLED | {"attack.json": "attack.json", "attack.png": "attack.png"},
 }
+LARGEST = 2**21  # bytes of a file: the weights of a known AlexCifarNet are more
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
 
 
@@ -51,6 +52,10 @@ def record(run: Path, results: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in kept:
         content = (run / name).read_bytes()
+        if len(content) > LARGEST:
+            print(f"{run / name} is {len(content) / 2**20:.0f} MiB and left out; the run's settings make it again")
+            (target / kept[name]).unlink(missing_ok=True)  # of an earlier run
+            continue
         if Path(name).suffix in (".json", ".md"):  # paths within the checkout, whatever its place
             content = content.replace(f"{ROOT}/".encode(), b"")
         write_atomically(target / kept[name], content)

@@ -45,6 +45,18 @@ def test_the_table_holds_what_was_measured_beside_what_was_reported(tmp_path, mo
     assert (tmp_path / "results" / "fixed_init" / "a" / "images.png").read_bytes() == b"picture"
 
 
+def test_a_large_file_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    run, target = tmp_path / "runs" / "big", tmp_path / "results" / "fixed_init" / "big"
+    finished_run(run, 0.9, None)
+    results.record(run, tmp_path / "results")
+    assert (target / "distilled.npz").read_bytes() == b"data"
+    (run / "distilled.npz").write_bytes(bytes(results.LARGEST + 1))
+    results.record(run, tmp_path / "results")
+    assert not (target / "distilled.npz").exists()
+    assert (target / "result.json").is_file()
+    assert "distilled.npz is 2 MiB and left out" in capsys.readouterr().out
+
+
 def test_an_unfinished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no result\.json"):
         results.record(tmp_path, tmp_path / "results")
