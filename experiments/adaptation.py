@@ -44,8 +44,8 @@ class Config:
 
 _RECIPE = dataclasses.replace(
     random_init.RECIPE,
-    steps=2000,
-    learning_rate=0.05,
+    steps=4000,
+    learning_rate=0.035,
     step_size_rate=0.3,
     weight_decay=0.03,
     max_step_size_growth=1.0,
@@ -73,7 +73,7 @@ _RANDOM = {
 
 def _fixed(config: Config) -> Config:
     weights = dataclasses.replace(config.base.weights, nets=None)
-    outer = dataclasses.replace(config.base.outer, steps=800, net_norm=None)
+    outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, net_norm=None)
     return dataclasses.replace(config, base=dataclasses.replace(config.base, weights=weights, outer=outer))
 
 
