@@ -133,6 +133,15 @@ def test_examples_of_the_attacked_class_weigh_what_is_asked(attacked, bank, tmp_
     assert losses[0] - losses[1] > 0.1
 
 
+def test_a_bank_that_changes_during_an_attack_is_refused(attacked, bank, monkeypatch):
+    """Else its tables would be of other networks than its result."""
+    result = json.loads((attacked / "result.json").read_text())
+    result["config"]["bank"] = "what it was"
+    monkeypatch.setattr(attack, "distil", lambda *arguments, **options: result)
+    with pytest.raises(ValueError, match=r"^weights.bank: .* use a bank that does not change during the run"):
+        attack.main(["digits", "--weights.bank", str(bank), *DISTIL, "--workdir", str(attacked)])
+
+
 def test_another_attack_or_a_bank_that_grew_is_another_run(attacked, bank, tmp_path):
     """In the same folder it would go on from images made for something else."""
     command = ["digits", *DISTIL, "--outer.steps", "60", "--outer.learning-rate", "0.1"]
