@@ -212,16 +212,12 @@ def with_step_size(distilled: DistilledData, step_size: float) -> DistilledData:
     return distilled._replace(raw_step_sizes=jnp.full_like(distilled.raw_step_sizes, raw_step_size(step_size)))
 
 
-def best_step_size(distilled: DistilledData, step_sizes: Sequence[float], score: Score) -> float:
-    """The fixed step size of a grid with which the data score highest; the first of equals.
+def best_step_size(step_sizes: Sequence[float], score: Callable[[float], float]) -> float:
+    """The step size of a grid that scores highest; the first of equals.
 
     Args:
-      distilled: the data; their own step sizes do not matter.
       step_sizes: the grid.
-      score: called once for each step size.
-
-    Returns:
-      A member of the grid, for :func:`with_step_size`.
+      score: called once for each; how good data are :func:`with_step_size`, never on the test split.
 
     Raises:
       ValueError: an empty grid, a member that is not positive, or, at the end, only NaNs.
@@ -229,8 +225,7 @@ def best_step_size(distilled: DistilledData, step_sizes: Sequence[float], score:
     _require(len(step_sizes) > 0, "step_sizes", "an empty grid", "at least one")
     for step_size in step_sizes:
         _require(_is_positive(step_size), "step_sizes", step_size, "positive numbers")
-    scores = [float(score(with_step_size(distilled, step_size))) for step_size in step_sizes]
-    return float(step_sizes[_best_first(scores)[0]])
+    return float(step_sizes[_best_first([float(score(step_size)) for step_size in step_sizes])[0]])
 
 
 def _checked_labels(split: Split, layout: Layout, needed: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     table = baselines.Config(
         **shared,
         steps=base.distilled.steps,
-        epochs=base.distilled.epochs,
+        epochs=(base.distilled.epochs,),
         images_per_class=base.distilled.images_per_class,
         sets=config.sets,
         candidates=config.candidates,

@@ -170,13 +170,17 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     curves = {"distilled": curve([distilled]), "random real": curve(sets[:3])}
     before, after = (measured(distilled, nets.test, dataset.test, count) for count in (count_before, count_after))
 
-    def by_validation(data: DistilledData) -> float:
-        return float(measured(data, nets.validation, dataset.validation)["modified"].mean())
+    def chosen_for(data: DistilledData) -> float:
+        def by_validation(step_size: float) -> float:
+            after = measured(with_step_size(data, step_size), nets.validation, dataset.validation)
+            return float(after["modified"].mean())
 
-    chosen = [best_step_size(real, STEP_SIZES, by_validation) for real in sets]
+        return best_step_size(STEP_SIZES, by_validation)
+
+    chosen = [chosen_for(real) for real in sets]
     of_real = [
         measured(with_step_size(real, step_size), share, dataset.test)
-        for real, step_size, share in zip(sets, chosen, dealt(nets, config.sets), strict=True)
+        for real, step_size, share in zip(sets, chosen, dealt(nets.test, config.sets), strict=True)
     ]
     report = {
         "attacked": dataset.class_names[attacked],

@@ -3,12 +3,14 @@
     python -m experiments.baselines [PRESET] [--against RUN …] [--weights.test-nets K] …
 
 trains held-out networks on random real images, on the best of many such sets, on k-means centres and on class averages,
-each set with the fixed step size that does best on validation data, and classifies by k nearest neighbours. The best of
-many sets are chosen on training data; the test split is touched once, at the end. Prints the table, with the paper's
-figures beside ours, and writes it to the work folder as result.json and table.md.
+and classifies by k nearest neighbours. Each kind of set has the fixed step size and number of epochs that do best on
+validation data; the best of many sets are chosen on training data; the test split is touched once, at the end. Prints
+the table, with the paper's figures beside ours, and writes it to the work folder as result.json and table.md.
 """
 
 import dataclasses
+import functools
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 
 from dd_jax import baselines
 from dd_jax.bank import load_bank
-from dd_jax.baselines import Layout
+from dd_jax.baselines import Layout, best_step_size, with_step_size
 from dd_jax.data import Dataset, Split, normalise
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically, write_json
@@ -42,7 +44,7 @@ from experiments.reported import BASELINES
 from experiments.runner import claim_workdir, command_line, provenance, require, run_as_script
 
 STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
-FINER = (1.0, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4)  # times the best of these
+FINER = (1.0, 0.7, 0.84, 1.19, 1.41)  # times the best of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Config(Setting):
     """p(θ₀), and how many networks are held out of it."""
     steps: int = 10
     """S, distinct gradient steps."""
-    epochs: int = 3
-    """E, passes over them."""
+    epochs: tuple[int, ...] = (1, 3, 5)
+    """E, passes over them: the number of these that does best."""
     images_per_class: int = 1
     """Images per class and step."""
     sets: int = 20
@@ -73,8 +75,8 @@ class Config(Setting):
 
 PRESETS = {
     "digits": Config(sets=5, candidates=10, weights=Weights(nets=1, test_nets=50), validation_fraction=0.1),
-    "mnist": Config("mnist"),
-    "fashion_mnist": Config("fashion_mnist"),
+    "mnist": Config("mnist", weights=Weights(nets=1, validation_nets=30)),
+    "fashion_mnist": Config("fashion_mnist", weights=Weights(nets=1, validation_nets=30)),
     "cifar10": Config("cifar10", "alexcifarnet", weights=Weights(nets=1, test_nets=20, validation_nets=2), sets=5),
 }
 
@@ -85,15 +87,26 @@ def _some(split: Split, count: int) -> Split:
     return Split(split.images[some], split.labels[some])
 
 
-Scorer = Callable[[DistilledData, HeldOut, Split], np.ndarray]  # -> accuracies [K] after the last step
+# (…, numbers of epochs) -> accuracies [K, len(epochs)] after each of them
+Scorer = Callable[[DistilledData, HeldOut, Split, tuple[int, ...]], np.ndarray]
 
 
 def check(config: Config) -> None:
     """Refuses what can be refused before reading data."""
     for name in ("sets", "candidates", "scoring_examples"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
+    require(
+        bool(config.epochs) and config.epochs[0] >= 1 and list(config.epochs) == sorted(set(config.epochs)),
+        "epochs",
+        config.epochs,
+        "increasing numbers, each 1 or more",
+    )
     if config.full is not None:
         require((config.full / "held_out").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
+        held, here = json.loads((config.full / "config.json").read_text()), jsonable(config)
+        for name in ("dataset", "images", "network"):
+            bank = f"{config.full}, with {name} {held[name]},"
+            require(held[name] == here[name], "full", bank, f"a bank with {here[name]}, as here")
 
 
 def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str, Any]:
@@ -115,7 +128,7 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
         evaluate_experiment.load(path)
     began = time.monotonic()
     dataset, network, nets = assemble(config)
-    layout = Layout(len(dataset.class_names), config.steps, config.epochs, config.images_per_class)
+    layout = Layout(len(dataset.class_names), config.steps, config.epochs[-1], config.images_per_class)
     full = None if config.full is None else load_bank(config.full / "held_out", network, dataset.image_shape).weights
     settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
     workdir = _workdir(preset, config)
@@ -128,10 +141,13 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
         print(_line(rows[-1]), flush=True)
 
     print("| | measured | reported | chosen |\n|---|---|---|---|", flush=True)
-    at_last = scorer(dataset, network, at=(config.steps * config.epochs,))
 
-    def score(distilled, held_out, split):
-        return np.asarray(at_last(distilled, held_out, split).accuracy[:, 0])
+    @functools.cache
+    def scorer_after(epochs):
+        return scorer(dataset, network, at=tuple(config.steps * number for number in epochs))
+
+    def score(distilled, held_out, split, epochs):
+        return np.asarray(scorer_after(epochs)(distilled, held_out, split).accuracy)
 
     def as_it_is(held_out):
         anything = baselines.average_image(dataset.train, dataset.mean, dataset.std, layout)
@@ -139,8 +155,8 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
 
     if config.weights.bank is not None:
         add("no adaptation", as_it_is(nets.test))
-    for name, accuracies, step_size in _trained(config, dataset, layout, nets, score):
-        add(name, mean_and_std(accuracies), median_step_size=step_size)
+    for name, accuracies, facts in _trained(config, dataset, layout, nets, score):
+        add(name, mean_and_std(accuracies), **facts)
     for name, accuracy, facts in _neighbours(config, dataset, layout):
         add(name, accuracy, **facts)
     if full is not None:
@@ -166,35 +182,38 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
 
 
 def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score: Scorer):
-    """Yields (name, test accuracies, step size) of each baseline that trains networks."""
+    """Yields (name, test accuracies, step size and epochs) of each baseline that trains networks."""
     set_keys = jax.random.split(streams(config.seed).noise, config.sets + 1)
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
-    choosing = _some(dataset.validation, config.scoring_examples)
+    choosing, scoring = (_some(split, config.scoring_examples) for split in (dataset.validation, dataset.train))
 
-    def by_validation(distilled: DistilledData) -> float:
-        return float(score(distilled, nets.validation, choosing).mean())
-
-    def best(distilled: DistilledData) -> float:
-        coarse = baselines.best_step_size(distilled, STEP_SIZES, by_validation)
-        return baselines.best_step_size(distilled, [coarse * factor for factor in FINER], by_validation)
+    def accuracies(sets: Sequence[DistilledData], step_size: float, held_out: HeldOut, split: Split, *epochs: int):
+        """``[K, len(epochs)]``, each set on its share of the networks."""
+        shares = zip(sets, dealt(held_out, len(sets)), strict=True)
+        return np.concatenate([score(with_step_size(data, step_size), share, split, epochs) for data, share in shares])
 
     def tested(name: str, sets: Sequence[DistilledData]):
-        """Each set with its best step size, on its share of the test networks; the median of the step sizes."""
-        chosen, accuracies = [], []
-        for distilled, share in zip(sets, dealt(nets, len(sets)), strict=True):
-            chosen.append(best(distilled))
-            accuracies.append(score(baselines.with_step_size(distilled, chosen[-1]), share, dataset.test))
-        return name, np.concatenate(accuracies), float(np.median(chosen))
+        """All sets with the one step size and number of epochs that do best on validation data."""
 
-    name, accuracies, middle = tested("random real", [baselines.random_real(key, *of_training) for key in set_keys[1:]])
-    yield name, accuracies, middle
-    scoring = _some(dataset.train, config.scoring_examples)
-    optimized = baselines.optimized_real(
-        set_keys[0],
-        *of_training,
-        lambda distilled: float(score(baselines.with_step_size(distilled, middle), nets.validation, scoring).mean()),
-        candidates=config.candidates,
-    )
+        @functools.cache
+        def by_validation(step_size: float) -> np.ndarray:
+            return accuracies(sets, step_size, nets.validation, choosing, *config.epochs).mean(0)
+
+        def best(step_sizes: Sequence[float]) -> float:
+            return best_step_size(step_sizes, lambda step_size: by_validation(step_size).max())
+
+        step_size = best([best(STEP_SIZES) * factor for factor in FINER])
+        epochs = config.epochs[by_validation(step_size).argmax()]
+        accuracy = accuracies(sets, step_size, nets.test, dataset.test, epochs)[:, 0]
+        return name, accuracy, {"step_size": step_size, "epochs": epochs}
+
+    name, of_random, chosen = tested("random real", [baselines.random_real(key, *of_training) for key in set_keys[1:]])
+    yield name, of_random, chosen
+
+    def on_training(candidate: DistilledData) -> float:
+        return float(accuracies([candidate], chosen["step_size"], nets.validation, scoring, chosen["epochs"]).mean())
+
+    optimized = baselines.optimized_real(set_keys[0], *of_training, on_training, candidates=config.candidates)
     yield tested("optimized real", optimized)
     yield tested("k-means", [baselines.k_means(*of_training, seed=config.seed)])
     yield tested("average real", [baselines.average_image(*of_training)])
@@ -226,7 +245,7 @@ def _line(row: dict[str, Any]) -> str:
     if "k" in row:
         chosen = f"k = {row['k']}, ℓ{row['p']}"
     else:
-        chosen = f"η̃ = {row['median_step_size']:.2g}" if "median_step_size" in row else "–"
+        chosen = f"η̃ = {row['step_size']:.2g}, E = {row['epochs']}" if "step_size" in row else "–"
     reported = percent_reported(row["reported"], row["reported_std"])
     return f"| {row['name']} | {percent(row['accuracy'])} | {reported} | {chosen} |"
 

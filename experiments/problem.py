@@ -152,11 +152,11 @@ def part_of(held_out: HeldOut, index: Any) -> HeldOut:
     return keys[index], nets if callable(nets) else jax.tree.map(lambda leaf: leaf[index], nets)
 
 
-def dealt(nets: Nets, sets: int) -> list[HeldOut]:
-    """A share of the test networks for each set of images; some serve several sets where there are fewer than sets."""
-    count = len(nets.test[0])
+def dealt(held_out: HeldOut, sets: int) -> list[HeldOut]:
+    """A share of the networks for each set of images; some serve several sets where there are fewer than sets."""
+    count = len(held_out[0])
     numbers = np.arange(max(count, sets)) % count
-    return [part_of(nets.test, share) for share in np.array_split(numbers, sets)]
+    return [part_of(held_out, share) for share in np.array_split(numbers, sets)]
 
 
 class Problem(NamedTuple):

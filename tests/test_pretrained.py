@@ -277,6 +277,10 @@ def test_an_adaptation_s_baselines_are_checked_before_it_begins(bank, tmp_path):
     for arguments, message in (
         (["--full", "elsewhere"], "full: elsewhere is not accepted; use the work folder of experiments.pretrain"),
         (["--full", str(bank), "--candidates", "0"], "candidates: 0 is not accepted"),
+        (
+            ["--full", str(bank), "--images.size", "20"],
+            "full: .*, with images .* is not accepted; use a bank with .*20",
+        ),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             adaptation.main(
