@@ -107,6 +107,13 @@ def accuracy_title(result: Mapping[str, Any]) -> str:
     return "test accuracy by the modified labels" if result["config"].get("relabel") else "test accuracy"
 
 
+def budget(result: Mapping[str, Any]) -> str:
+    """How many outer steps a run made in what time, and how many it began after."""
+    earlier = result.get("earlier", {}).get("outer_steps")
+    after = f", after {earlier} of the run it began from" if earlier else ""
+    return f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s{after}"
+
+
 def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int, pictures: Mapping[str, bytes]) -> str:
     """One self-contained page: accuracy, images, step sizes, curves and the exact configuration.
 
@@ -142,13 +149,14 @@ def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int
         for title, png in pictures.items()
     )
     title = html.escape(f"{result['experiment']} · {result['preset']}")
-    budget = html.escape(
-        f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s on {result['device']}, "
-        f"seed {result['seed']}, dd_jax {result['versions']['dd_jax']}, jax {result['versions']['jax']}"
+    versions = result["versions"]
+    made = html.escape(
+        f"{budget(result)} on {result['device']}, seed {result['seed']}, "
+        f"dd_jax {versions['dd_jax']}, jax {versions['jax']}"
     )
     config = html.escape(json.dumps(result["config"], indent=2, ensure_ascii=False))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p class='note'>{budget}</p>{accuracy}{images}"
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p class='note'>{made}</p>{accuracy}{images}"
         f"<h2>Learned step sizes</h2>{sizes}<h2>Configuration</h2><pre>{config}</pre></html>\n"
     )

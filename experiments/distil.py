@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,17 @@ from dd_jax.baselines import Layout, random_real
 from dd_jax.data import Dataset, batch_drawer, crop_and_flip
 from dd_jax.losses import classification_loss, relabelled
 from dd_jax.outer import OuterRecipe, check_recipe, outer_step
-from dd_jax.report import accuracy_title, draw_curve, draw_images, html_report, percent, percent_reported, to_png
-from dd_jax.storage import save_distilled, write_atomically, write_json
+from dd_jax.report import (
+    accuracy_title,
+    budget,
+    draw_curve,
+    draw_images,
+    html_report,
+    percent,
+    percent_reported,
+    to_png,
+)
+from dd_jax.storage import load_distilled, save_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData, Mode, noise
 from experiments.problem import (
     Setting,
@@ -41,12 +51,13 @@ class Distilled:
     """E, passes over them."""
     images_per_class: int = 1
     """Images per class and step; M is this times the number of classes."""
-    first: Literal["noise", "real"] = "noise"
-    """What the images are at first: noise, or random real images of the training split."""
+    first: Literal["noise", "real"] | Path = "noise"
+    """What the images are at first: noise, random real images of the training split, or those of a finished run, by its
+    folder, which gives the first step sizes too."""
     noise: float = 0.1
     """Standard deviation of the noise, in normalised units."""
     step_size: float = 0.3
-    """The step sizes' initial value."""
+    """The step sizes' initial value, where no run gives it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +150,7 @@ def run(
         times = jnp.ones(classes).at[jnp.array(list(relabel))].set(attacked_weight)
         objective = classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
         validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
-    distilled = _initial_data(keys.noise, config.distilled, dataset)
+    distilled, earlier = _initial_data(keys.noise, config, dataset)
     if relabel:
         distilled = relabelled_data(distilled, relabel)
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
@@ -156,8 +167,11 @@ def run(
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
+    def theta_at(step):
+        return nets.training(int(earlier["outer_steps"]) + step)  # none that an earlier run has had
+
     state = (outer.init(distilled), keys.batches)
-    compiled = update.lower(state, jnp.int32(1), nets.training(1), dataset.train).compile()
+    compiled = update.lower(state, jnp.int32(1), theta_at(1), dataset.train).compile()
     print(memory_needed(compiled, config.mode), flush=True)
     if config.plan:
         return None
@@ -170,7 +184,7 @@ def run(
     trained = train(
         workdir,
         state,
-        lambda state, step: compiled(state, jnp.int32(step), nets.training(step), dataset.train),
+        lambda state, step: compiled(state, jnp.int32(step), theta_at(step), dataset.train),
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, config.outer.steps // 20),
@@ -187,6 +201,7 @@ def run(
         "seed": config.seed,
         "outer_steps": config.outer.steps,
         "wall_seconds": trained.seconds,
+        "earlier": earlier,
         "test_accuracy": {
             "before": mean_and_std(tested.accuracy[:, 0]),
             "after": mean_and_std(tested.accuracy[:, 1]),
@@ -202,15 +217,42 @@ def run(
     return result
 
 
-def _initial_data(key: jax.Array, settings: Distilled, dataset: Dataset) -> DistilledData:
-    """The distilled data before any learning."""
-    classes = len(dataset.class_names)
+_Budget = dict[str, float]  # outer_steps and wall_seconds
+
+
+def _initial_data(key: jax.Array, config: Config, dataset: Dataset) -> tuple[DistilledData, _Budget]:
+    """The distilled data before any learning here, and what learning they have had in the runs they are from."""
+    settings, classes = config.distilled, len(dataset.class_names)
     shape = {"steps": settings.steps, "epochs": settings.epochs, "images_per_class": settings.images_per_class}
     distilled = noise(key, dataset.image_shape, classes, **shape, scale=settings.noise, step_size=settings.step_size)
-    if settings.first == "noise":
-        return distilled
-    real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
-    return distilled._replace(images=real.images)
+    if isinstance(settings.first, Path):
+        return _of_finished_run(settings.first, config, dataset, distilled)
+    if settings.first == "real":
+        real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
+        distilled = distilled._replace(images=real.images)
+    return distilled, {"outer_steps": 0, "wall_seconds": 0.0}
+
+
+def _of_finished_run(run: Path, config: Config, dataset: Dataset, like: DistilledData) -> tuple[DistilledData, _Budget]:
+    """The distilled data of a run, and its budget with that of the runs before it.
+
+    Raises:
+      ValueError: it is not finished, or its images are of another shape or kind, or have seen this validation split.
+    """
+    if not (run / "result.json").is_file():
+        raise ValueError(f"distilled.first: {run} is not accepted; use noise, real, or the folder of a finished run")
+    file, result = load_distilled(run / "distilled.npz"), json.loads((run / "result.json").read_text())
+    for name, held, here in (
+        ("images", file.images.shape, like.images.shape),
+        ("step sizes", file.step_sizes.shape, like.raw_step_sizes.shape),
+        ("data set", result["dataset"], config.dataset),
+        ("seed", result["seed"], config.seed),
+        ("validation fraction", file.meta.get("validation_fraction"), config.validation_fraction),
+    ):
+        if held != here:
+            raise ValueError(f"distilled.first: {run} has {name} {held}, and this run {here}; they must be the same")
+    before = result.get("earlier", {"outer_steps": 0, "wall_seconds": 0.0})
+    return file.distilled, {name: before[name] + result[name] for name in before}
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -282,4 +324,4 @@ def print_result(result: Mapping[str, Any], workdir: Path) -> None:
     for when, score in result["test_accuracy"].items():
         print(f"{title} {when:>6} the steps: {percent(score)}   (reported by the paper: {quoted[when]})")
     page = workdir / "report.html"
-    print(f"{result['outer_steps']} outer steps in {result['wall_seconds']:.0f} s; the report is {page}")
+    print(f"{budget(result)}; the report is {page}")

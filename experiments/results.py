@@ -3,7 +3,8 @@
     python -m experiments.results [RUN_DIR …]
 
 copies the small files of each finished run to results/EXPERIMENT/NAME (NAME is the run's folder), then rewrites the
-tables in README.md from everything under results/.
+tables in README.md from everything under results/. A run tested on few networks may be scored on more with
+``python -m experiments.evaluate RUN --output RUN/evaluation.json``, which the table then quotes.
 """
 
 import json
@@ -20,13 +21,14 @@ _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.pn
 # experiment -> files of its run: name there -> name in the record
 KEPT: dict[str, dict[str, str]] = {
     "fixed_init": _DISTILLED,
-    "random_init": _DISTILLED,
+    "random_init": _DISTILLED | {"evaluation.json": "evaluation.json"},
     "baselines": {"result.json": "result.json", "table.md": "table.md"},
     "ablations": {"result.json": "result.json"} | {f"{axis}.png": f"{axis}.png" for axis in VALUES},
     "pretrain": {"result.json": "result.json"},
     "adaptation": _DISTILLED | {"baselines/result.json": "baselines.json"},
     "attack": _DISTILLED | {"attack.json": "attack.json", "attack.png": "attack.png"},
 }
+OPTIONAL = {"evaluation.json", *(f"{axis}.png" for axis in VALUES)}
 LARGEST = 2**21  # bytes of a file: the weights of a known AlexCifarNet are more
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
 
@@ -42,12 +44,10 @@ def record(run: Path, results: Path) -> None:
     experiment = json.loads((run / "result.json").read_text())["experiment"]
     if experiment not in KEPT:
         raise ValueError(f"run: {run} is of {experiment}; use one of {', '.join(KEPT)}")
-    kept = KEPT[experiment]
-    missing = [name for name in kept if not (run / name).is_file()]
-    if experiment == "ablations":  # may leave some axes out
-        kept = {name: kept[name] for name in kept if name not in missing}
-    elif missing:
-        raise ValueError(f"run: {run} has no {missing[0]}; use the work folder of a finished run")
+    kept = {name: there for name, there in KEPT[experiment].items() if (run / name).is_file()}
+    for name in KEPT[experiment]:
+        if name not in kept and name not in OPTIONAL:
+            raise ValueError(f"run: {run} has no {name}; use the work folder of a finished run")
     target = results / experiment / run.resolve().name
     target.mkdir(parents=True, exist_ok=True)
     for name in kept:
@@ -72,8 +72,7 @@ def tables(results: Path) -> str:
     ]
     for path, result in _records(results, "baselines"):
         parts += [
-            f"Baselines on {path.parent.name}, as many images and GD steps as `random_init` "
-            f"({_duration(result['wall_seconds'])}):",
+            f"Baselines on {path.parent.name}, as many images as `random_init` ({_duration(result['wall_seconds'])}):",
             (path.parent / "table.md").read_text().rstrip(),
         ]
     for path, result in _records(results, "ablations"):
@@ -107,17 +106,18 @@ def _link(path: Path) -> str:
 
 def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
     config, test = result["config"], result["test_accuracy"]
-    shape = config["distilled"]
+    shape, after = config["distilled"], test["after"]
+    if (evaluation := path.parent / "evaluation.json").is_file():
+        after = json.loads(evaluation.read_text())["scores"][-1]["accuracy"]
     return (
         _link(path),
         result["dataset"],
         "known" if test["after"]["n"] == 1 else "random",
         f"{shape['images_per_class']} per class × {shape['steps']}",
         str(shape["steps"] * shape["epochs"]),
-        f"{result['outer_steps']:,} × {config['batch_size']}",
-        _duration(result["wall_seconds"]),
+        *_budget(result),
         percent(test["before"]),
-        percent(test["after"]),
+        percent(after),
         percent_reported(result["reported"], result.get("reported_std")),
     )
 
@@ -153,8 +153,7 @@ def _adapted(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
     return (
         _link(path),
         "one, known" if result["test_accuracy"]["after"]["n"] == 1 else "random",
-        f"{result['outer_steps']:,} × {result['config']['batch_size']}",
-        _duration(result["wall_seconds"]),
+        *_budget(result),
         percent(result["test_accuracy"]["after"]),
         percent_reported(result["reported"], result["reported_std"]),
         *(percent(beside[name]["accuracy"]) if name in beside else "–" for name in _COMPARED),
@@ -173,10 +172,19 @@ def _attack(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
     return (
         _link(path),
         "one, known" if result["test_accuracy"]["after"]["n"] == 1 else "random",
-        f"{result['outer_steps']:,} × {result['config']['batch_size']}",
-        _duration(result["wall_seconds"]),
+        *_budget(result),
         f"{attack['attacked']} → {attack['target']}",
         *(percent(measured[kind]) for kind in ("attacked_to_target", "others") for measured in times),
+    )
+
+
+def _budget(result: dict[str, Any]) -> tuple[str, str]:
+    """Outer steps and batch, and the time, those of the runs it began from included."""
+    earlier = result.get("earlier", {"outer_steps": 0, "wall_seconds": 0.0})
+    before = f"{earlier['outer_steps']:,} + " if earlier["outer_steps"] else ""
+    return (
+        f"{before}{result['outer_steps']:,} × {result['config']['batch_size']}",
+        _duration(earlier["wall_seconds"] + result["wall_seconds"]),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,32 @@ def test_the_first_images_may_be_real_ones_of_the_training_split(tmp_path):
         distance = np.abs(train - image).max((1, 2, 3))
         assert distance.min() < 1e-5
         assert dataset.train.labels[distance.argmin()] == label.argmax()
+
+
+def test_a_run_may_go_on_from_a_finished_one_s_images_and_step_sizes(finished, tmp_path):
+    first, then = tmp_path / "first", tmp_path / "then"
+    first.mkdir()
+    shutil.copy(finished / "distilled.npz", first)
+    ran = json.loads((finished / "result.json").read_text()) | {"earlier": {"outer_steps": 20, "wall_seconds": 5.0}}
+    (first / "result.json").write_text(json.dumps(ran))
+    quick = [*SMALL, "--outer.steps", "1", "--outer.learning-rate", "1e-7", "--distilled.first"]
+    fixed_init.main([*quick, str(first), "--workdir", str(then)])
+    before, after = (load_distilled(run / "distilled.npz") for run in (first, then))
+    np.testing.assert_allclose(after.images, before.images, atol=1e-5)
+    np.testing.assert_allclose(after.step_sizes, before.step_sizes, atol=1e-5)
+    result = json.loads((then / "result.json").read_text())
+    assert result["earlier"] == {"outer_steps": 100, "wall_seconds": 5.0 + ran["wall_seconds"]}
+    assert "after 100 of the run it began from" in (then / "report.html").read_text()
+    for options, message in (
+        (["--distilled.steps", "2"], r"images \(1, 10, 28, 28, 1\), and this run \(2, 10, 28, 28, 1\)"),
+        (["--seed", "1"], "seed 0, and this run 1"),
+        (["--validation-fraction", "0.2"], "validation fraction 0.1, and this run 0.2"),
+    ):
+        with pytest.raises(ValueError, match=f"^distilled.first: .* has {message}; they must be the same"):
+            fixed_init.main([*quick, str(first), *options, "--workdir", str(tmp_path / "refused")])
+    with pytest.raises(ValueError, match=r"^distilled.first: nois is not accepted; use noise, real, or the folder of"):
+        fixed_init.main([*quick, "nois", "--workdir", str(tmp_path / "refused")])
+    assert not (tmp_path / "refused").exists()
 
 
 def test_distilled_data_train_the_network_without_our_code(finished):

@@ -10,7 +10,7 @@ import pytest
 
 from dd_jax.storage import load_distilled
 from experiments import ablations, baselines, distil, evaluate, random_init
-from experiments.problem import Nets, assemble, dealt
+from experiments.problem import assemble, dealt
 from experiments.runner import RunError
 
 SMALL = [
@@ -41,6 +41,19 @@ def test_the_same_command_again_changes_nothing(finished):
     before = (finished / "distilled.npz").read_bytes()
     random_init.main([*SMALL, "--workdir", str(finished)])
     assert (finished / "distilled.npz").read_bytes() == before
+
+
+def test_a_run_that_goes_on_from_another_draws_networks_that_one_has_not_seen(finished, tmp_path, monkeypatch):
+    def training(step):
+        raise InterruptedError(f"networks of step {step}")
+
+    def assembled(*arguments):
+        problem = assemble(*arguments)
+        return problem._replace(nets=problem.nets._replace(training=training))
+
+    monkeypatch.setattr(distil, "assemble", assembled)
+    with pytest.raises(InterruptedError, match="networks of step 101"):
+        random_init.main([*SMALL, "--distilled.first", str(finished), "--workdir", str(tmp_path)])
 
 
 def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp_path, capsys):
@@ -140,7 +153,7 @@ def test_evaluate_refuses_a_missing_path_and_bad_settings(finished, tmp_path):
 def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, tmp_path, capsys):
     workdir = tmp_path / "table"
     baselines.main(
-        ["digits", "--steps", "5", "--sets", "2", "--candidates", "5", "--scoring-examples", "100",
+        ["digits", "--steps", "5", "--epochs", "3", "--sets", "2", "--candidates", "5", "--scoring-examples", "100",
          "--weights.test-nets", "4", "--weights.validation-nets", "1", "--against", str(finished),
          "--workdir", str(workdir)]
     )  # fmt: skip
@@ -165,9 +178,8 @@ def test_settings_are_chosen_on_examples_of_every_class_whatever_their_order():
 
 def test_every_set_of_a_baseline_is_tested_also_on_fewer_networks():
     held_out = (np.arange(3), {"w": np.arange(3)})
-    nets = Nets(lambda step: None, None, held_out, held_out)
-    assert [share[0].tolist() for share in dealt(nets, 5)] == [[0], [1], [2], [0], [1]]
-    assert [share[1]["w"].tolist() for share in dealt(nets, 2)] == [[0, 1], [2]]
+    assert [share[0].tolist() for share in dealt(held_out, 5)] == [[0], [1], [2], [0], [1]]
+    assert [share[1]["w"].tolist() for share in dealt(held_out, 2)] == [[0, 1], [2]]
 
 
 def test_optimized_real_is_scored_on_training_examples_alone():
@@ -175,12 +187,12 @@ def test_optimized_real_is_scored_on_training_examples_alone():
     config = baselines.PRESETS["digits"]
     config = baselines.dataclasses.replace(config, steps=1, sets=1, candidates=3, scoring_examples=50)
     dataset, _, nets = baselines.assemble(config)
-    layout = baselines.Layout(10, 1, 3)
+    layout = baselines.Layout(10, 1, 5)
     seen = []
 
-    def score(distilled, held_out, split):
+    def score(distilled, held_out, split, epochs):
         seen.append((len(held_out[0]), split))
-        return np.zeros(len(held_out[0]))
+        return np.zeros((len(held_out[0]), len(epochs)))
 
     rows = baselines._trained(config, dataset, layout, nets, score)
     next(rows)
@@ -194,6 +206,33 @@ def test_optimized_real_is_scored_on_training_examples_alone():
     assert all(images <= training or images & validation for images in pixels)
     assert seen[-1][1] is dataset.test  # and the test split comes last
     assert len(tested) == 1
+
+
+def test_a_baseline_has_the_step_size_and_epochs_that_do_best_on_validation_for_all_its_sets():
+    config = baselines.dataclasses.replace(baselines.PRESETS["digits"], steps=1, sets=3, candidates=5)
+    config = baselines.dataclasses.replace(config, scoring_examples=50, epochs=(1, 2, 5))
+    dataset, _, nets = baselines.assemble(config)
+    tested = []
+
+    def score(distilled, held_out, split, epochs):
+        step_size = float(distilled.step_sizes[0])
+        if split is dataset.test:
+            tested.append((step_size, epochs, len(held_out[0])))
+            return np.full((len(held_out[0]), 1), 0.5)
+        best = 0.9 - abs(step_size - 0.064 * 1.19)  # the best of the coarse grid, times one of the finer
+        return np.tile(best - np.abs(np.array(epochs) - 2), (len(held_out[0]), 1))
+
+    name, accuracy, facts = next(baselines._trained(config, dataset, baselines.Layout(10, 1, 5), nets, score))
+    assert (name, facts) == ("random real", {"step_size": pytest.approx(0.064 * 1.19), "epochs": 2})
+    assert [(epochs, count) for _, epochs, count in tested] == [((2,), 17), ((2,), 17), ((2,), 16)]
+    assert [step_size for step_size, *_ in tested] == pytest.approx([0.064 * 1.19] * 3, rel=1e-5)
+    assert accuracy.tolist() == [0.5] * 50
+
+
+@pytest.mark.parametrize("epochs", [(), (0, 1), (3, 1), (2, 2)])
+def test_baselines_refuse_epochs_out_of_order(epochs):
+    with pytest.raises(ValueError, match=r"^epochs: .* is not accepted; use increasing numbers, each 1 or more"):
+        baselines.check(baselines.Config(epochs=epochs))
 
 
 def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkeypatch):

@@ -45,6 +45,27 @@ def test_the_table_holds_what_was_measured_beside_what_was_reported(tmp_path, mo
     assert (tmp_path / "results" / "fixed_init" / "a" / "images.png").read_bytes() == b"picture"
 
 
+def test_the_budget_has_that_of_the_runs_it_began_from(tmp_path):
+    run = tmp_path / "runs" / "longer"
+    finished_run(run, 0.9, None)
+    content = json.loads((run / "result.json").read_text())
+    earlier = {"outer_steps": 10000, "wall_seconds": 570.0}
+    (run / "result.json").write_text(json.dumps(content | {"earlier": earlier}))
+    results.record(run, tmp_path / "results")
+    assert "| 10,000 + 2,400 × 256 | 20 min |" in results.tables(tmp_path / "results")
+
+
+def test_a_later_evaluation_on_more_networks_is_quoted_and_kept(tmp_path):
+    run = tmp_path / "runs" / "few"
+    finished_run(run, 0.9, None)
+    content = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(content | {"experiment": "random_init"}))
+    scores = [{"steps": 30, "accuracy": {"mean": 0.777, "std": 0.02, "n": 500}}]
+    (run / "evaluation.json").write_text(json.dumps({"scores": scores}))
+    results.record(run, tmp_path / "results")
+    assert "| 77.70 ± 2.00 % (n = 500) |" in results.tables(tmp_path / "results")
+
+
 def test_a_large_file_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     run, target = tmp_path / "runs" / "big", tmp_path / "results" / "fixed_init" / "big"
     finished_run(run, 0.9, None)
@@ -87,4 +108,4 @@ def test_a_table_of_baselines_follows(tmp_path, monkeypatch):
     (run / "table.md").write_text("| a | b |\n")
     results.main([str(run)])
     readme = (tmp_path / "README.md").read_text()
-    assert "Baselines on mnist, as many images and GD steps as `random_init` (90 s):\n\n| a | b |\n" in readme
+    assert "Baselines on mnist, as many images as `random_init` (90 s):\n\n| a | b |\n" in readme
