@@ -3,16 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dd_jax.data import Dataset, Split, normalise, take
+from dd_jax.devices import dealt_out
 from dd_jax.unroll import Loss, Params
 
 
@@ -125,16 +124,9 @@ def pretraining(
         return jax.vmap(epoch, in_axes=(0, None))(training, split)
 
     def init(keys: jax.Array) -> Training:
-        return _dealt(jax.vmap(begin), len(keys), P("networks"))(keys)
+        return dealt_out(jax.vmap(begin), len(keys), P("networks"))(keys)
 
     def epoch_of_all(training: Training, split: Split) -> Training:
-        return _dealt(epoch_of_share, len(training.epoch), P("networks"), P())(training, split)
+        return dealt_out(epoch_of_share, len(training.epoch), P("networks"), P())(training, split)
 
     return Pretraining(init, epoch_of_all)
-
-
-def _dealt(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., Any]:
-    """``f`` of many networks, each device doing its share; as many devices as divide their number."""
-    devices = jax.devices()[: math.gcd(networks, jax.device_count())]
-    mesh = Mesh(np.array(devices), ("networks",))
-    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("networks"), check_vma=False)

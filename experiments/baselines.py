@@ -41,7 +41,7 @@ from experiments.problem import (
     streams,
 )
 from experiments.reported import BASELINES
-from experiments.runner import claim_workdir, command_line, provenance, require, run_as_script
+from experiments.runner import claim_workdir, command_line, provenance, require, run_as_script, use_every_core
 
 STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 FINER = (1.0, 0.7, 0.84, 1.19, 1.41)  # times the best of these
@@ -75,8 +75,8 @@ class Config(Setting):
 
 PRESETS = {
     "digits": Config(sets=5, candidates=10, weights=Weights(nets=1, test_nets=50), validation_fraction=0.1),
-    "mnist": Config("mnist", weights=Weights(nets=1, validation_nets=30)),
-    "fashion_mnist": Config("fashion_mnist", weights=Weights(nets=1, validation_nets=30)),
+    "mnist": Config("mnist", weights=Weights(nets=1, validation_nets=40)),
+    "fashion_mnist": Config("fashion_mnist", weights=Weights(nets=1, validation_nets=40)),
     "cifar10": Config("cifar10", "alexcifarnet", weights=Weights(nets=1, test_nets=20, validation_nets=2), sets=5),
 }
 
@@ -262,4 +262,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_every_core()
     run_as_script(main)

@@ -20,7 +20,7 @@ from dd_jax.networks import make_network
 from dd_jax.report import percent
 from dd_jax.storage import DistilledFile, load_distilled, write_json
 from experiments.problem import Images, Weights, mean_and_std, nets_of, read_images, relabelled_split, scorer, streams
-from experiments.runner import parse, require, run_as_script
+from experiments.runner import parse, require, run_as_script, use_every_core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,4 +147,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_every_core()
     run_as_script(main)

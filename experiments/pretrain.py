@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
 
 from dd_jax.bank import Bank, read_shards, save_shard
@@ -40,6 +39,7 @@ from experiments.runner import (
     require,
     run_as_script,
     signals,
+    use_every_core,
 )
 
 PARTS = ("train", "held_out")
@@ -213,5 +213,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())  # networks are dealt out over devices
+    use_every_core()
     run_as_script(main)

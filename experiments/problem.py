@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from dd_jax.bank import drawn, fingerprint, load_bank
 from dd_jax.data import Dataset, Split, conform, make_dataset
+from dd_jax.devices import dealt_out
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
 from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss, relabelling
@@ -221,6 +223,8 @@ def scorer(
 ) -> Callable[[DistilledData, HeldOut, Split], Any]:
     """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
 
+    The networks are dealt out over the devices.
+
     Args:
       dataset: gives the normalisation and the classes.
       network: their kind.
@@ -233,14 +237,19 @@ def scorer(
 
     @functools.partial(jax.jit, static_argnames="draw")
     def scores(distilled, keys, thetas, split, draw):
-        def of(theta):
-            return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
+        def of_share(keys, thetas, distilled, split):
+            def of(theta):
+                return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
 
-        steps = at or (0, steps_of(training, distilled))
-        return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps)
+            steps = at or (0, steps_of(training, distilled))
+            return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps)
+
+        specs = (P("networks"), P("networks"), P(), P())
+        return dealt_out(of_share, len(keys), *specs)(keys, thetas, distilled, split)
 
     def score(distilled, held_out, split):
         keys, nets = held_out
+        distilled = jax.device_get(distilled)  # a checkpoint's are tied to one device
         return (
             scores(distilled, keys, None, split, nets) if callable(nets) else scores(distilled, keys, nets, split, None)
         )

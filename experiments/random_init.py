@@ -10,7 +10,6 @@ on where it was interrupted, like it.
 """
 
 import dataclasses
-from pathlib import Path
 
 from dd_jax.outer import OuterRecipe
 from experiments.distil import Config, Distilled, authors_recipe, run_from_command_line
@@ -48,11 +47,6 @@ _OURS = {
 }
 _OURS["mnist_long"] = dataclasses.replace(
     _OURS["mnist"], outer=dataclasses.replace(RECIPE, steps=10000, learning_rate=0.04)
-)
-_OURS["mnist_longer"] = dataclasses.replace(
-    _OURS["mnist"],
-    distilled=Distilled(steps=10, first=Path("runs/random_init/mnist_long")),
-    outer=dataclasses.replace(RECIPE, steps=5000, learning_rate=0.02, max_step_size=0.24, max_step_size_growth=1.25),
 )
 _OURS["fashion_mnist"] = dataclasses.replace(_OURS["mnist"], dataset="fashion_mnist")
 _OURS["cifar10"] = dataclasses.replace(

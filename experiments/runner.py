@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import joblib
 import tqdm
 import tyro
 
@@ -73,6 +74,11 @@ def _first_paragraph(box: str) -> str:
     lines = [line.strip(" │╭╮╰╯─-.") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     words = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines[1:]))
     return " ".join(words)
+
+
+def use_every_core() -> None:
+    """Makes each core of a CPU a device, for networks to be dealt out over; before anything else of JAX."""
+    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())
 
 
 def run_as_script(main: Callable[[list[str]], None]) -> None:
