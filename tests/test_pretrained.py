@@ -278,8 +278,8 @@ def test_an_adaptation_s_baselines_are_checked_before_it_begins(bank, tmp_path):
         (["--full", "elsewhere"], "full: elsewhere is not accepted; use the work folder of experiments.pretrain"),
         (["--full", str(bank), "--candidates", "0"], "candidates: 0 is not accepted"),
         (
-            ["--full", str(bank), "--images.size", "20"],
-            "full: .*, with images .* is not accepted; use a bank with .*20",
+            ["--full", str(bank), "--network", "alexcifarnet"],
+            "full: .*, with network lenet, is not accepted; use a bank with alexcifarnet",
         ),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
