@@ -75,8 +75,8 @@ class Config(Setting):
 
 PRESETS = {
     "digits": Config(sets=5, candidates=10, weights=Weights(nets=1, test_nets=50), validation_fraction=0.1),
-    "mnist": Config("mnist", weights=Weights(nets=1, validation_nets=40)),
-    "fashion_mnist": Config("fashion_mnist", weights=Weights(nets=1, validation_nets=40)),
+    "mnist": Config("mnist", weights=Weights(nets=1, validation_nets=30)),
+    "fashion_mnist": Config("fashion_mnist", weights=Weights(nets=1, validation_nets=30)),
     "cifar10": Config("cifar10", "alexcifarnet", weights=Weights(nets=1, test_nets=20, validation_nets=2), sets=5),
 }
 

@@ -237,7 +237,8 @@ def _of_finished_run(run: Path, config: Config, dataset: Dataset, like: Distille
     """The distilled data of a run, and its budget with that of the runs before it.
 
     Raises:
-      ValueError: it is not finished, or its images are of another shape or kind, or have seen this validation split.
+      ValueError: it is not finished, or its images are of another shape or kind, or have seen this validation split, or
+        its step sizes are beyond the bound.
     """
     if not (run / "result.json").is_file():
         raise ValueError(f"distilled.first: {run} is not accepted; use noise, real, or the folder of a finished run")
@@ -251,6 +252,10 @@ def _of_finished_run(run: Path, config: Config, dataset: Dataset, like: Distille
     ):
         if held != here:
             raise ValueError(f"distilled.first: {run} has {name} {held}, and this run {here}; they must be the same")
+    bound, largest = config.outer.max_step_size, float(file.step_sizes.max())
+    if bound is not None:
+        accepted = f"at least {largest:.4g}, the largest step size of {run}"
+        require(bound >= largest, "outer.max_step_size", bound, accepted)
     before = result.get("earlier", {"outer_steps": 0, "wall_seconds": 0.0})
     return file.distilled, {name: before[name] + result[name] for name in before}
 

@@ -7,10 +7,12 @@ tables in README.md from everything under results/. A run tested on few networks
 ``python -m experiments.evaluate RUN --output RUN/evaluation.json``, which the table then quotes.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from dd_jax.evaluation import Training
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically
 from experiments.ablations import TITLES, VALUES
@@ -48,6 +50,8 @@ def record(run: Path, results: Path) -> None:
     for name in KEPT[experiment]:
         if name not in kept and name not in OPTIONAL:
             raise ValueError(f"run: {run} has no {name}; use the work folder of a finished run")
+    if "evaluation.json" in kept:
+        _check_evaluation(run)
     target = results / experiment / run.resolve().name
     target.mkdir(parents=True, exist_ok=True)
     for name in kept:
@@ -59,6 +63,19 @@ def record(run: Path, results: Path) -> None:
         if Path(name).suffix in (".json", ".md"):  # paths within the checkout, whatever its place
             content = content.replace(f"{ROOT}/".encode(), b"")
         write_atomically(target / kept[name], content)
+
+
+def _check_evaluation(run: Path) -> None:
+    """Refuses an evaluation that is not of what the table says: the test split, after all steps as they were made."""
+    evaluation, result = (json.loads((run / name).read_text()) for name in ("evaluation.json", "result.json"))
+    shape = result["config"]["distilled"]
+    wanted = ("test", dataclasses.asdict(Training()), shape["steps"] * shape["epochs"])
+    found = (evaluation["split"], evaluation["training"], evaluation["scores"][-1]["steps"])
+    if found != wanted:
+        raise ValueError(
+            f"run: {run}/evaluation.json is on {found[0]} after {found[2]} steps with {found[1]}; use one on test "
+            f"after all {wanted[2]} stored steps"
+        )
 
 
 def tables(results: Path) -> str:

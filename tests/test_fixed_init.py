@@ -107,6 +107,8 @@ def test_a_run_may_go_on_from_a_finished_one_s_images_and_step_sizes(finished, t
     ):
         with pytest.raises(ValueError, match=f"^distilled.first: .* has {message}; they must be the same"):
             fixed_init.main([*quick, str(first), *options, "--workdir", str(tmp_path / "refused")])
+    with pytest.raises(ValueError, match=r"^outer.max_step_size: 0.01 is not accepted; use at least "):
+        fixed_init.main([*quick, str(first), "--outer.max-step-size", "0.01", "--workdir", str(tmp_path / "refused")])
     with pytest.raises(ValueError, match=r"^distilled.first: nois is not accepted; use noise, real, or the folder of"):
         fixed_init.main([*quick, "nois", "--workdir", str(tmp_path / "refused")])
     assert not (tmp_path / "refused").exists()

@@ -1,9 +1,11 @@
 """The README's table comes from records, and records from finished runs."""
 
+import dataclasses
 import json
 
 import pytest
 
+from dd_jax.evaluation import Training
 from experiments import results
 
 
@@ -61,7 +63,17 @@ def test_a_later_evaluation_on_more_networks_is_quoted_and_kept(tmp_path):
     content = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(content | {"experiment": "random_init"}))
     scores = [{"steps": 30, "accuracy": {"mean": 0.777, "std": 0.02, "n": 500}}]
-    (run / "evaluation.json").write_text(json.dumps({"scores": scores}))
+    evaluation = {"split": "test", "training": dataclasses.asdict(Training()), "scores": scores}
+    for other in (
+        {"split": "validation"},
+        {"training": dataclasses.asdict(Training(epochs=4))},
+        {"scores": [scores[0] | {"steps": 20}]},
+    ):
+        (run / "evaluation.json").write_text(json.dumps(evaluation | other))
+        with pytest.raises(ValueError, match="use one on test after all 30 stored steps"):
+            results.record(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
     results.record(run, tmp_path / "results")
     assert "| 77.70 ± 2.00 % (n = 500) |" in results.tables(tmp_path / "results")
 
