@@ -1,5 +1,6 @@
 """The outer objective and its meta-gradient (paper, equations 4 and 6; Algorithm 1, lines 8–9)."""
 
+import functools
 import math
 
 import jax
@@ -46,6 +47,7 @@ def meta_gradient(
     *,
     objective: Loss | None = None,
     mode: Mode = "forward_over_reverse",
+    adjoint_clip: float | None = None,
     chunk: int | None = None,
 ) -> tuple[jax.Array, DistilledData]:
     """The outer objective and its gradient in x̃, ỹ and raw η̃: ∇_{θ_T} ℓ(x, y; θ_T), pulled back through the loop.
@@ -55,13 +57,14 @@ def meta_gradient(
     Args:
       loss, distilled, theta, batch, objective: as in :func:`outer_objective`; the loss on the real batch must be a mean
         over its examples.
-      mode: how the loop is differentiated (see :data:`dd_jax.unroll.Mode`).
+      mode, adjoint_clip: how the loop is differentiated (see :func:`dd_jax.unroll.unroll`).
       chunk: real examples at a time; if not given, what fits a CPU's cache there, and the whole batch elsewhere.
 
     Returns:
       The objective, and its gradient shaped like ``distilled``.
     """
-    trained, pull_back = jax.vjp(lambda distilled: unroll(loss, theta, distilled, mode=mode), distilled)
+    trained_on = functools.partial(unroll, loss, theta, mode=mode, adjoint_clip=adjoint_clip)
+    trained, pull_back = jax.vjp(trained_on, distilled)
     if chunk is None:
         chunk = _default_chunk(batch[0].shape)
     value, gradient = _gradient_in_chunks(objective or loss, trained, batch, chunk)
@@ -103,6 +106,7 @@ def smoothed_meta_gradient(
     samples: int,
     objective: Loss | None = None,
     mode: Mode = "forward_over_reverse",
+    adjoint_clip: float | None = None,
 ) -> tuple[jax.Array, DistilledData]:
     """The meta-gradient averaged over perturbed images, mean_k ∇L(x̃ + σ ε_k), ε_k ~ N(0, 1).
 
@@ -115,7 +119,7 @@ def smoothed_meta_gradient(
       loss, distilled, theta, batch, objective: as in :func:`outer_objective`; ``samples`` must divide B.
       scale: σ, in normalised pixel units.
       samples: number of perturbations.
-      mode: how the loop is differentiated.
+      mode, adjoint_clip: how the loop is differentiated.
 
     Returns:
       The mean objective, and its mean gradient shaped like ``distilled``.
@@ -133,7 +137,7 @@ def smoothed_meta_gradient(
     def one(noise_and_share):
         noise, share = noise_and_share
         perturbed = distilled._replace(images=distilled.images + noise)
-        return meta_gradient(loss, perturbed, theta, share, objective=objective, mode=mode)
+        return meta_gradient(loss, perturbed, theta, share, objective=objective, mode=mode, adjoint_clip=adjoint_clip)
 
     return _mean_over(one, (noise, shares))
 
@@ -147,12 +151,13 @@ def mean_meta_gradient(
     objective: Loss | None = None,
     net_norm: float | None = None,
     mode: Mode = "forward_over_reverse",
+    adjoint_clip: float | None = None,
     chunk: int | None = None,
 ) -> tuple[jax.Array, DistilledData]:
     """The meta-gradient averaged over initial weights, for data that train any network (paper, equation 5).
 
     Args:
-      loss, distilled, batch, objective, mode, chunk: as in :func:`meta_gradient`.
+      loss, distilled, batch, objective, mode, adjoint_clip, chunk: as in :func:`meta_gradient`.
       thetas: θ₀ of N networks, each leaf with a leading axis N.
       net_norm: if given, each network's gradient in x̃ and raw η̃ is first scaled to this norm. The norms differ tenfold
         between networks, and without it the mean is that of the one or two largest. A network whose gradient is not
@@ -163,7 +168,9 @@ def mean_meta_gradient(
     """
 
     def one(theta):
-        value, gradient = meta_gradient(loss, distilled, theta, batch, objective=objective, mode=mode, chunk=chunk)
+        value, gradient = meta_gradient(
+            loss, distilled, theta, batch, objective=objective, mode=mode, adjoint_clip=adjoint_clip, chunk=chunk
+        )
         if net_norm is None:
             return jnp.ones(()), value, gradient
         norm = optax.tree.norm(gradient._replace(labels=None))

@@ -35,6 +35,8 @@ class OuterRecipe:
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
     net_norm: float | None = None
     """With several networks, scale each one's meta-gradient to this norm before the mean; None: do not."""
+    adjoint_clip: float | None = None
+    """Clip ∂L/∂θ_t to this norm after each inner step that it is pulled back through; None: do not."""
     max_step_size: float | None = None
     """Keep every η̃ at or below this, by projection; None: no bound."""
     max_step_size_growth: float = 1.0
@@ -57,13 +59,14 @@ def check_recipe(recipe: OuterRecipe) -> None:
         ("halve_every", "1 or more", 1, math.inf),
         ("clip", "a positive number", math.ulp(0), math.inf),
         ("net_norm", "a positive number", math.ulp(0), math.inf),
+        ("adjoint_clip", "a positive number", math.ulp(0), math.inf),
         ("max_step_size", "a positive number", math.ulp(0), math.inf),
         ("max_step_size_growth", "1 or more", 1, math.inf),
         ("samples", "1 or more", 1, math.inf),
         ("smoothing", "a positive number", math.ulp(0), math.inf),
     ):
         value = getattr(recipe, name)
-        optional = name in ("halve_every", "clip", "net_norm", "max_step_size")
+        optional = name in ("halve_every", "clip", "net_norm", "adjoint_clip", "max_step_size")
         if not (optional and value is None) and not least <= value < below:
             raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
 
@@ -190,18 +193,15 @@ def outer_step(
         return OuterState(jnp.zeros((), jnp.int32), distilled, optimizer.init(distilled))
 
     def update(key, state, theta, batch):
+        inner: dict[str, Any] = {"objective": objective, "mode": mode, "adjoint_clip": recipe.adjoint_clip}
         if many:
-            value, gradient = mean_meta_gradient(
-                loss, state.distilled, theta, batch, objective=objective, net_norm=recipe.net_norm, mode=mode
-            )
+            net_norm = recipe.net_norm
+            value, gradient = mean_meta_gradient(loss, state.distilled, theta, batch, net_norm=net_norm, **inner)
         elif recipe.samples == 1:
-            value, gradient = meta_gradient(loss, state.distilled, theta, batch, objective=objective, mode=mode)
+            value, gradient = meta_gradient(loss, state.distilled, theta, batch, **inner)
         else:
-            scale = jnp.asarray(relative(state.step)) * recipe.smoothing
-            value, gradient = smoothed_meta_gradient(
-                key, loss, state.distilled, theta, batch,
-                scale=scale, samples=recipe.samples, objective=objective, mode=mode,
-            )  # fmt: skip
+            smoothing: dict[str, Any] = {"scale": recipe.smoothing * relative(state.step), "samples": recipe.samples}
+            value, gradient = smoothed_meta_gradient(key, loss, state.distilled, theta, batch, **smoothing, **inner)
         norm = optax.tree.norm(gradient._replace(labels=None))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
         distilled = jax.tree.map(jnp.add, state.distilled, updates)

@@ -150,11 +150,31 @@ def _step_backward(loss, kept, u):
     return theta_bar, jax.tree.map(lambda m: -step_size * m, mixed), None, -slope
 
 
+def _clip_adjoint(theta: Params, longest: float) -> Params:
+    """The identity; what is pulled back through it, the loss's gradient in these weights, is clipped to that norm."""
+
+    def backward(_, u):
+        norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(u)))
+        scale = longest / jnp.maximum(norm, longest)
+        return (jax.tree.map(lambda leaf: scale * leaf, u),)
+
+    clip = jax.custom_vjp(lambda theta: theta)
+    clip.defvjp(lambda theta: (theta, None), backward)
+    return clip(theta)
+
+
 _lean_step = jax.custom_vjp(_step, nondiff_argnums=(0,))
 _lean_step.defvjp(_step_forward, _step_backward)
 
 
-def unroll(loss: Loss, theta: Params, distilled: DistilledData, *, mode: Mode = "forward_over_reverse") -> Params:
+def unroll(
+    loss: Loss,
+    theta: Params,
+    distilled: DistilledData,
+    *,
+    mode: Mode = "forward_over_reverse",
+    adjoint_clip: float | None = None,
+) -> Params:
     """Trains on the distilled data: θ_{t+1} = θ_t − η̃_t ∇_θ ℓ(x̃_{t mod S}, ỹ_{t mod S}; θ_t), t = 0 … T−1.
 
     A pure ``lax.scan`` over weight updates, differentiable in every argument but ``loss``, and in what ``loss`` closes
@@ -165,6 +185,8 @@ def unroll(loss: Loss, theta: Params, distilled: DistilledData, *, mode: Mode = 
       theta: θ₀, the initial weights.
       distilled: x̃, ỹ and η̃; T is the number of step sizes and need not be a multiple of S.
       mode: how the loop is differentiated in reverse, one of ``MODES``; ``jax.jvp`` wants ``plain`` or ``remat``.
+      adjoint_clip: if given, the adjoint ∂L/∂θ_t is clipped to this norm after every step, so that what is pulled back
+        is no longer a gradient, but does not explode in a loop that is chaotic; then there is no ``jax.jvp``.
 
     Returns:
       θ_T, shaped like ``theta``.
@@ -180,7 +202,8 @@ def unroll(loss: Loss, theta: Params, distilled: DistilledData, *, mode: Mode = 
     step = _step if mode in ("plain", "remat") else _lean_step
 
     def body(theta, index_and_step_size):
-        return step(loss, theta, data, *index_and_step_size), None
+        theta = step(loss, theta, data, *index_and_step_size)
+        return theta if adjoint_clip is None else _clip_adjoint(theta, adjoint_clip), None
 
     if mode == "remat":
         body = jax.checkpoint(body, prevent_cse=False)

@@ -92,7 +92,7 @@ def test_clip_by_running_norm_scales_only_outliers():
     ("name", "value"),
     [("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("b1", 1.0), ("b2", -0.1),
      ("halve_every", 0), ("clip", -1.0), ("samples", 0), ("smoothing", 0.0), ("net_norm", 0.0),
-     ("max_step_size", -0.5), ("step_size_rate", 0.0), ("weight_decay", -1.0)],
+     ("adjoint_clip", 0.0), ("max_step_size", -0.5), ("step_size_rate", 0.0), ("weight_decay", -1.0)],
 )  # fmt: skip
 def test_a_recipe_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^outer\.{name}: {value}"):
@@ -142,6 +142,21 @@ def test_outer_steps_on_many_nets_lower_the_loss_within_the_step_size_s_bound(sm
         losses.append(float(info.loss))
     assert losses[-1] < 0.7 * losses[0]
     assert float(state.distilled.step_sizes.max()) == pytest.approx(0.6, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["one", "smoothed", "many"])
+def test_the_recipe_s_adjoint_clip_reaches_the_loop(x64, small_problem, kind):
+    """At so small a bound every part of the meta-gradient is in proportion to it."""
+    loss, distilled, thetas, batch = many_nets(small_problem)
+    theta = thetas if kind == "many" else jax.tree.map(lambda w: w[0], thetas)
+
+    def norm(adjoint_clip):
+        recipe = OuterRecipe(samples=3 if kind == "smoothed" else 1, adjoint_clip=adjoint_clip)
+        outer = outer_step(loss, recipe, many=kind == "many")
+        return float(outer.update(KEY, outer.init(distilled), theta, batch)[1].gradient_norm)
+
+    assert norm(1e-4) == pytest.approx(1e-4 * norm(1e-3) / 1e-3, rel=1e-3)
+    assert norm(1e-3) < 0.1 * norm(None)
 
 
 def test_perturbations_with_many_nets_are_refused():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dd_jax.losses import classification_loss
-from dd_jax.unroll import MODES, DistilledData, unroll
+from dd_jax.unroll import MODES, DistilledData, gradient_step, unroll
 
 
 def objective(network, mode, temperature=1.0):
@@ -78,6 +78,36 @@ def test_modes_under_vmap_over_nets(x64, small_problem, mode):
     chex.assert_trees_all_close(each, jax.tree.map(lambda *g: jnp.stack(g), *alone), rtol=1e-9)
     mean = jax.grad(lambda d: jax.vmap(one, in_axes=(None, 0, None))(d, nets, batch).mean())(distilled)
     chex.assert_trees_all_close(mean, jax.tree.map(lambda *g: sum(g) / 3, *alone), rtol=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_adjoint_is_clipped_after_every_step(x64, small_problem, mode):
+    """Against a loop that pulls back step by step; some adjoints are longer than the bound, and some are not."""
+    network, theta, distilled, batch = with_steps(small_problem, 7)
+    loss, bound, distinct = classification_loss(network.apply), 0.3, len(distilled.images)
+
+    def trained(distilled):
+        return unroll(loss, theta, distilled, mode=mode, adjoint_clip=bound)
+
+    final, pull_back = jax.vjp(trained, distilled)
+    adjoint = jax.grad(loss)(final, *batch)
+    actual = pull_back(adjoint)[0]
+    weights, pull_backs, expected, norms = theta, [], jax.tree.map(jnp.zeros_like, distilled), []
+    for t in range(7):
+
+        def one_step(theta, distilled, t=t):
+            images, labels = distilled.images[t % distinct], distilled.labels[t % distinct]
+            return gradient_step(loss, theta, images, labels, distilled.step_sizes[t])
+
+        weights, pull = jax.vjp(one_step, weights, distilled)
+        pull_backs.append(pull)
+    for pull in reversed(pull_backs):
+        norms.append(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(adjoint))))
+        adjoint, part = pull(jax.tree.map(lambda u: u * min(1.0, bound / norms[-1]), adjoint))
+        expected = jax.tree.map(jnp.add, expected, part)
+    assert 0 < sum(norm > bound for norm in norms) < len(norms)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-9)
+    chex.assert_trees_all_close(final, unroll(loss, theta, distilled), rtol=1e-12)
 
 
 def test_lean_modes_keep_less(small_problem):
