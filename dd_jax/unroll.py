@@ -192,10 +192,12 @@ def unroll(
       θ_T, shaped like ``theta``.
 
     Raises:
-      ValueError: an unknown mode.
+      ValueError: an unknown mode, or a bound that is not positive.
     """
     if mode not in MODES:
         raise ValueError(f"mode: {mode!r} is unknown; use one of {', '.join(MODES)}")
+    if adjoint_clip is not None and not 0 < adjoint_clip < math.inf:
+        raise ValueError(f"adjoint_clip: {adjoint_clip} is not accepted; use a positive number")
     images, labels, step_sizes = distilled.images, distilled.labels, distilled.step_sizes
     loss, captured = jax.closure_convert(loss, theta, images[0], labels[0])
     data = _Data(images, labels, captured)

@@ -135,3 +135,10 @@ def test_an_unknown_mode_is_refused(small_problem):
     network, theta, distilled, _ = small_problem
     with pytest.raises(ValueError, match=r"^mode: 'fast' is unknown; use one of forward_over_reverse, nested"):
         unroll(classification_loss(network.apply), theta, distilled, mode="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_adjoint_clip_that_is_not_positive_is_refused(small_problem, bound):
+    network, theta, distilled, _ = small_problem
+    with pytest.raises(ValueError, match=rf"^adjoint_clip: {bound} is not accepted; use a positive number"):
+        unroll(classification_loss(network.apply), theta, distilled, adjoint_clip=bound)
