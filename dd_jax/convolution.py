@@ -199,9 +199,10 @@ def max_pool(
     def along(x, axis):
         size = (x.shape[axis] + 2 * padding - window) // stride + 1
         length = size + (window - 1) // stride  # of each phase: every ``stride``-th pixel from some first one on
-        pads = [(0, 0)] * x.ndim
-        pads[axis] = (padding, max(0, length * stride - x.shape[axis] - padding))
-        x = jax.lax.slice_in_dim(jnp.pad(x, pads, mode="edge"), 0, length * stride, axis=axis)
+        before, after = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, x.shape[axis] - 1))
+        missing = max(0, length * stride - x.shape[axis] - padding)
+        x = jnp.concatenate([before] * padding + [x] + [after] * missing, axis)
+        x = jax.lax.slice_in_dim(x, 0, length * stride, axis=axis)
         x = x.reshape(*x.shape[:axis], length, stride, *x.shape[axis + 1 :])
         phases = [phase.squeeze(axis + 1) for phase in jax.lax.split(x, (1,) * stride, axis + 1)]
         starts = ((i % stride, i // stride) for i in range(window))
