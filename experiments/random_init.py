@@ -48,6 +48,11 @@ _OURS = {
 _OURS["mnist_long"] = dataclasses.replace(
     _OURS["mnist"], outer=dataclasses.replace(RECIPE, steps=10000, learning_rate=0.04)
 )
+_OURS["mnist_s2"] = dataclasses.replace(  # as many images and steps, but half of the images in each step
+    _OURS["mnist"],
+    distilled=Distilled(steps=2, epochs=15, images_per_class=5, step_size=0.05),
+    outer=dataclasses.replace(RECIPE, steps=2400, max_step_size_growth=3.0),
+)
 _OURS["fashion_mnist"] = dataclasses.replace(_OURS["mnist"], dataset="fashion_mnist")
 _OURS["cifar10"] = dataclasses.replace(
     _OURS["mnist"],

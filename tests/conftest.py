@@ -11,6 +11,13 @@ jax.config.update("jax_numpy_rank_promotion", "allow")
 jax.config.update("jax_num_cpu_devices", 2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs that take long to compile are compiled once, for all tests that run an experiment."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""
