@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ def draw_images(distilled: DistilledData, class_names: Sequence[str]) -> Figure:
             if s == 0 or labels[s, m] != labels[0, m]:
                 axis.set_title(class_names[labels[s, m]][:12], fontsize=8)
         sizes = ", ".join(f"{size:.3g}" for size in step_sizes[s::steps])
-        axes[s * lines, 0].set_ylabel(f"step {s}\nη̃ {sizes}", fontsize=6, rotation=0, ha="right", va="center")
+        label = f"step {s}\n{textwrap.fill(f'η̃ {sizes}', 40)}"
+        axes[s * lines, 0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center")
     return figure
 
 

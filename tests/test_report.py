@@ -22,3 +22,10 @@ def test_every_image_is_drawn_in_order_and_the_page_stays_narrow(steps, per_clas
     assert titles == sorted("abcdefg" * per_class)
     assert [axis.get_ylabel().split()[1] for axis in figure.axes if axis.get_ylabel()] == [str(s) for s in range(steps)]
     assert not any(axis.axison for axis in figure.axes if not axis.images)
+
+
+def test_the_step_sizes_of_many_epochs_are_told_on_several_lines():
+    distilled = noise(jax.random.key(0), (4, 4, 1), 7, steps=1, epochs=15, step_size=0.0123)
+    label = draw_images(distilled, "abcdefg").axes[0].get_ylabel()
+    assert label.count("0.0123") == 15
+    assert max(map(len, label.splitlines())) <= 40
