@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from dd_jax.evaluation import Training
 from dd_jax.report import percent, to_png
 from dd_jax.storage import write_atomically, write_json
-from experiments import evaluate, random_init
-from experiments.distil import Config as Base
-from experiments.distil import run as distil
-from experiments.distil import settings_of
-from experiments.runner import claim_workdir, command_line, run_as_script
+
+from . import evaluate, random_init
+from .distil import Config as Base
+from .distil import run as distil
+from .distil import settings_of
+from .runner import claim_workdir, command_line, run_as_script
 
 VALUES: dict[str, tuple[float, ...]] = {
     "images_per_class": (1, 2, 5),

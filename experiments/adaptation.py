@@ -19,13 +19,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import baselines, random_init
-from experiments.distil import Config as Base
-from experiments.distil import Distilled, print_result, workdir_of
-from experiments.distil import run as distil
-from experiments.problem import Images, Setting, Weights
-from experiments.reported import ADAPTATION
-from experiments.runner import command_line, run_as_script
+from . import baselines, random_init
+from .distil import Config as Base
+from .distil import Distilled, print_result, workdir_of
+from .distil import run as distil
+from .problem import Images, Setting, Weights
+from .reported import ADAPTATION
+from .runner import command_line, run_as_script
 
 
 @dataclasses.dataclass(frozen=True)

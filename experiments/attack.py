@@ -28,11 +28,12 @@ from dd_jax.outer import OuterRecipe
 from dd_jax.report import percent, to_png
 from dd_jax.storage import load_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData
-from experiments.distil import Config as Base
-from experiments.distil import Distilled, print_result, workdir_of
-from experiments.distil import run as distil
-from experiments.problem import HeldOut, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
-from experiments.runner import command_line, positive, require, run_as_script
+
+from .distil import Config as Base
+from .distil import Distilled, print_result, workdir_of
+from .distil import run as distil
+from .problem import HeldOut, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
+from .runner import command_line, positive, require, run_as_script
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -27,8 +27,9 @@ from dd_jax.data import Dataset, Split, normalise
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData
-from experiments import evaluate as evaluate_experiment
-from experiments.problem import (
+
+from . import evaluate as evaluate_experiment
+from .problem import (
     HeldOut,
     Nets,
     Setting,
@@ -40,8 +41,8 @@ from experiments.problem import (
     scorer,
     streams,
 )
-from experiments.reported import BASELINES
-from experiments.runner import claim_workdir, command_line, provenance, require, run_as_script, use_every_core
+from .reported import BASELINES
+from .runner import claim_workdir, command_line, provenance, require, run_as_script, use_every_core
 
 STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 FINER = (1.0, 0.7, 0.84, 1.19, 1.41)  # times the best of these

@@ -27,7 +27,8 @@ from dd_jax.report import (
 )
 from dd_jax.storage import load_distilled, save_distilled, write_atomically, write_json
 from dd_jax.unroll import DistilledData, Mode, noise
-from experiments.problem import (
+
+from .problem import (
     Setting,
     assemble,
     jsonable,
@@ -37,8 +38,8 @@ from experiments.problem import (
     scorer,
     streams,
 )
-from experiments.reported import REPORTED
-from experiments.runner import claim_workdir, command_line, memory_needed, positive, provenance, require, train
+from .reported import REPORTED
+from .runner import claim_workdir, command_line, memory_needed, positive, provenance, require, train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ from dd_jax.evaluation import Training, steps_of
 from dd_jax.networks import make_network
 from dd_jax.report import percent
 from dd_jax.storage import DistilledFile, load_distilled, write_json
-from experiments.problem import Images, Weights, mean_and_std, nets_of, read_images, relabelled_split, scorer, streams
-from experiments.runner import parse, require, run_as_script, use_every_core
+
+from .problem import Images, Weights, mean_and_std, nets_of, read_images, relabelled_split, scorer, streams
+from .runner import parse, require, run_as_script, use_every_core
 
 
 @dataclasses.dataclass(frozen=True)

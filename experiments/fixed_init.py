@@ -12,8 +12,9 @@ command again goes on where it was interrupted.
 import dataclasses
 
 from dd_jax.outer import OuterRecipe
-from experiments.distil import Config, Distilled, authors_recipe, run_from_command_line
-from experiments.runner import run_as_script
+
+from .distil import Config, Distilled, authors_recipe, run_from_command_line
+from .runner import run_as_script
 
 _TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
 _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)

@@ -29,7 +29,8 @@ from dd_jax.meta import mean_meta_gradient
 from dd_jax.report import to_png
 from dd_jax.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData, noise, unroll
-from experiments.runner import RunError, claim_workdir, command_line, positive, require, run_as_script
+
+from .runner import RunError, claim_workdir, command_line, positive, require, run_as_script
 
 ROWS = 4  # N / D, real examples per dimension: few enough for eigenvalues of dᵀd/N that differ visibly
 REACHED = 1e-9  # share of the excess loss before the step that counts as none after it

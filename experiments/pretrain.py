@@ -29,8 +29,9 @@ from dd_jax.networks import make_network
 from dd_jax.pretraining import PretrainRecipe, pretraining
 from dd_jax.report import percent
 from dd_jax.storage import write_atomically, write_json
-from experiments.problem import Images, jsonable, mean_and_std, read_images
-from experiments.runner import (
+
+from .problem import Images, jsonable, mean_and_std, read_images
+from .runner import (
     RunError,
     claim_workdir,
     command_line,

@@ -23,7 +23,8 @@ from dd_jax.losses import classification_loss, relabelling
 from dd_jax.networks import Network, make_network
 from dd_jax.readers import RawData, read
 from dd_jax.unroll import DistilledData, Params
-from experiments.runner import require
+
+from .runner import require
 
 
 @dataclasses.dataclass(frozen=True)

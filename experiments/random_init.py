@@ -12,9 +12,10 @@ on where it was interrupted, like it.
 import dataclasses
 
 from dd_jax.outer import OuterRecipe
-from experiments.distil import Config, Distilled, authors_recipe, run_from_command_line
-from experiments.problem import Weights
-from experiments.runner import run_as_script
+
+from .distil import Config, Distilled, authors_recipe, run_from_command_line
+from .problem import Weights
+from .runner import run_as_script
 
 RECIPE = OuterRecipe(
     steps=2500,

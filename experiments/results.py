@@ -15,8 +15,9 @@ from typing import Any
 from dd_jax.evaluation import Training
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically
-from experiments.ablations import TITLES, VALUES
-from experiments.runner import run_as_script
+
+from .ablations import TITLES, VALUES
+from .runner import run_as_script
 
 ROOT = Path(__file__).parent.parent
 _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png")}
