@@ -8,17 +8,19 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dd_jax.networks import Network
-from dd_jax.storage import named_leaves, restructured
+from dd_jax.storage import first_line, named_leaves, restructured, set_aside
 from dd_jax.unroll import Params
 
 log = logging.getLogger(__name__)
+
+_FIELDS = {"weights", "accuracy", "image_shape"}
 
 
 class Bank(NamedTuple):
@@ -36,10 +38,13 @@ def save_shard(folder: Path, first: int, image_shape: tuple[int, int, int], shar
       first: the number of the shard's first network.
       image_shape: (H, W, D) of the images they were trained on.
       shard: the networks.
+
+    Raises:
+      ValueError: that shard is there already.
     """
     content = {"weights": shard.weights, "accuracy": shard.accuracy, "image_shape": np.array(image_shape)}
     path = folder / f"{first:05d}-{first + len(shard.accuracy):05d}"
-    ocp.save(str(path.absolute()), jax.tree.map(np.asarray, content), overwrite=True)
+    ocp.save(str(path.absolute()), jax.tree.map(np.asarray, content))
 
 
 def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> Bank:
@@ -51,33 +56,53 @@ def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int])
       image_shape: (H, W, D) of the images that the network will see.
 
     Raises:
-      ValueError: no bank there, none of it readable, or one of another network or shape of images.
+      ValueError: no bank there, or one of another network or shape of images.
+      OSError: there are shards, and none of them can be read.
     """
     shards = list(read_shards(folder, network, image_shape).values())
     if not shards:
-        raise ValueError(f"bank: {folder} holds no readable networks; make them with python -m experiments.pretrain")
+        raise ValueError(f"bank: {folder.absolute()} holds no networks; use a folder that does")
     return Bank(*jax.tree.map(lambda *parts: np.concatenate(parts), *shards))
 
 
-def read_shards(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> dict[range, Bank]:
-    """The readable shards of a bank, by the numbers of their networks; otherwise as :func:`load_bank`."""
-    like, shards = jax.eval_shape(network.init, jax.random.key(0)), {}
+def read_shards(
+    folder: Path, network: Network, image_shape: tuple[int, int, int], *, set_damaged_aside: bool = False
+) -> dict[range, Bank]:
+    """The readable shards of a bank, by the numbers of their networks; otherwise as :func:`load_bank`.
+
+    Args:
+      folder, network, image_shape: as there.
+      set_damaged_aside: rename a damaged shard, so that its place is free for a new one. Nothing is ever deleted.
+    """
+    like, shards, damaged = jax.eval_shape(network.init, jax.random.key(0)), {}, {}
     for path in sorted(folder.glob("?????-?????")):
         try:
-            content = ocp.load(str(path.absolute()))
-            held_shape = tuple(int(n) for n in content["image_shape"])
-            named, accuracy = named_leaves(content["weights"]), np.asarray(content["accuracy"])
+            content: Any = ocp.load(str(path.absolute()))
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
-            log.warning("bank: %s is damaged (%s); going on without it", path, type(error).__name__)
+            damaged[path] = first_line(error)
             continue
+        if not isinstance(content, dict) or content.keys() != _FIELDS:
+            raise ValueError(f"bank: {path} is no shard of a bank; go on with the version that made it")
+        held_shape = tuple(int(n) for n in content["image_shape"])
         if held_shape != image_shape:
             raise ValueError(f"bank: {folder} is of networks for images of {held_shape}, not {image_shape}")
+        named = named_leaves(content["weights"])
         weights = restructured(named, like, f"bank: the networks of {folder} do", many=True)
         numbers = range(*map(int, path.name.split("-")))
         if any(i in held for held in shards for i in numbers):
             log.warning("bank: %s repeats networks of another shard; going on without it", path)
             continue
-        shards[numbers] = Bank(weights, accuracy)
+        shards[numbers] = Bank(weights, np.asarray(content["accuracy"]))
+    if damaged and not shards:
+        path, why = next(iter(damaged.items()))
+        raise OSError(
+            f"bank: none of {len(damaged)} shards in {folder} can be read ({path.name}: {why}); nothing was changed. "
+            "Try again, or move that folder away to begin anew"
+        )
+    for path, why in damaged.items():
+        log.warning("bank: %s is damaged (%s); going on without it", path, why)
+        if set_damaged_aside:
+            log.warning("bank: it is now %s", set_aside(path, folder / "damaged"))
     return shards
 
 

@@ -1,16 +1,26 @@
-"""Checkpoints of a whole training state: atomic, the newest few kept, a damaged one passed over."""
+"""Checkpoints of a whole training state: atomic, the newest few kept, a damaged one set aside and passed over."""
 
 import contextlib
 import logging
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from dd_jax.storage import first_line, named_leaves, set_aside
+
 log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read."""
+
+    step: int
+    state: Any
+    facts: dict[str, Any]  # what was saved beside the state
 
 
 class Checkpoints:
@@ -19,26 +29,76 @@ class Checkpoints:
     def __init__(self, checkpointer: ocp.training.Checkpointer):
         self._checkpointer = checkpointer
 
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The newest readable (step, state), or None. A damaged one is reported, removed and passed over.
+    def restore(self, like: Any) -> Restored | None:
+        """The newest readable checkpoint, or None where there is none at all.
+
+        A damaged one is reported, and renamed once an older one has been read. Nothing is ever deleted.
 
         Args:
           like: a pytree of arrays with the structure, shapes and types of the state.
+
+        Raises:
+          ValueError: the newest readable checkpoint holds a state of another structure, shape or type.
+          OSError: there are checkpoints, and none of them can be read.
         """
+        folder = Path(self._checkpointer.directory)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        unreadable: dict[int, str] = {}
         for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
             try:
-                return step, self._checkpointer.load(step, abstract)
+                held = self._checkpointer.metadata(step)
             except Exception as error:  # orbax raises many kinds for a damaged folder
-                log.warning("checkpoint %d is damaged (%s); falling back to the one before", step, type(error).__name__)
-                shutil.rmtree(Path(self._checkpointer.directory) / str(step), ignore_errors=True)
+                unreadable[step] = first_line(error)
+                continue
+            _check_structure(folder / str(step), held.metadata, like)
+            try:
+                state = self._checkpointer.load(step, abstract)
+            except Exception as error:
+                unreadable[step] = first_line(error)
+                continue
+            for damaged, why in unreadable.items():
+                where = set_aside(folder / str(damaged), folder.with_name(f"{folder.name}-damaged"))
+                log.warning("checkpoint %d cannot be read (%s); it is now %s", damaged, why, where)
+            if unreadable:
                 self._checkpointer.reload()
+            return Restored(step, state, dict(held.custom_metadata or {}))
+        if unreadable:
+            step, why = next(iter(unreadable.items()))
+            raise OSError(
+                f"checkpoints: none of {len(unreadable)} in {folder} can be read (step {step}: {why}); nothing was "
+                "changed. Try again, or move that folder away to begin anew"
+            )
         return None
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes the state of a step, atomically; a step already there is left as it is."""
+    def save(self, step: int, state: Any, facts: Mapping[str, Any] | None = None) -> None:
+        """Writes the state of a step, and JSON facts beside it, atomically; a step already there is left as it is."""
         if step not in (c.step for c in self._checkpointer.checkpoints):
-            self._checkpointer.save(step, state)
+            self._checkpointer.save(step, state, custom_metadata=dict(facts or {}))
+
+
+def _check_structure(path: Path, held: Any, like: Any) -> None:
+    """Compares the leaves by name: orbax itself would pass over a missing one, and convert types."""
+
+    def kinds(tree):
+        return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(tree).items()}
+
+    there, here = kinds(held), kinds(jax.tree.map(_as_stored, like))
+    if there != here:
+        name = sorted(name for name in there | here if there.get(name) != here.get(name))[0]
+        raise ValueError(
+            f"checkpoints: {path} holds another kind of state ({name} is {_told(there, name)} there and "
+            f"{_told(here, name)} here); nothing was changed. Go on with the version that made it, or choose another "
+            "folder"
+        )
+
+
+def _as_stored(leaf):
+    """A random key is stored as the integers it is made of."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _told(kinds, name):
+    return "absent" if name not in kinds else "{1} {0}".format(*kinds[name])
 
 
 @contextlib.contextmanager

@@ -90,10 +90,13 @@ def draw_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def percent(score: Mapping[str, float]) -> str:
-    """``{mean, std, n}`` of fractions as "93.80 ± 0.40 % (n = 200)"; without a spread where n is 1."""
+def percent(score: Mapping[str, float], *, known: bool = True) -> str:
+    """``{mean, std, n}`` of fractions as "93.80 ± 0.40 % (n = 200)"; without a spread where n is 1.
+
+    That n is 1 is told where that is not a matter of course: where the network is not ``known``.
+    """
     if score["n"] == 1:
-        return f"{100 * score['mean']:.2f} %"
+        return f"{100 * score['mean']:.2f} %" + ("" if known else " (n = 1)")
     return f"{100 * score['mean']:.2f} ± {100 * score['std']:.2f} % (n = {score['n']})"
 
 
@@ -131,13 +134,13 @@ def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><tr>{head}</tr>{body}</table>"
 
-    test = result["test_accuracy"]
+    test, known = result["test_accuracy"], result.get("networks", "known") == "known"
     reported = percent_reported(result["reported"], result.get("reported_std"))
     accuracy = table(
         (accuracy_title(result), "measured", "reported by the paper"),
         [
-            ("before any step", percent(test["before"]), percent_reported(result["reported_before"])),
-            (f"after {len(step_sizes)} steps", percent(test["after"]), reported),
+            ("before any step", percent(test["before"], known=known), percent_reported(result["reported_before"])),
+            (f"after {len(step_sizes)} steps", percent(test["after"], known=known), reported),
         ],
     )
     epochs = [step_sizes[i : i + distinct] for i in range(0, len(step_sizes), distinct)]

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: atomic writes, and distilled data as ``.npz``."""
 
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -30,6 +31,20 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             raise
 
 
+def set_aside(path: Path, folder: Path) -> Path:
+    """Moves something damaged into a folder for such, made if it is missing, under a name not taken; returns where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f"{path.name}{'' if i == 0 else f'.{i}'}" for i in itertools.count())
+    target = next(folder / name for name in names if not (folder / name).exists())
+    return path.rename(target)
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its text, short enough for one line of ours."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
 def write_json(path: Path, content: Any) -> None:
     """Atomic, indented JSON; NaN is refused (``ValueError``), since JSON has none."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -40,7 +55,7 @@ class DistilledFile(NamedTuple):
 
     images: np.ndarray  # [S, M, H, W, D] float32, normalised units
     labels: np.ndarray  # [S, M, C] float32 probabilities
-    step_sizes: np.ndarray  # [E·S] float32
+    step_sizes: np.ndarray  # [E·S] float32, 0 or more
     mean: np.ndarray  # [D] float32, in units of [0, 1]
     std: np.ndarray  # [D] float32
     meta: dict[str, Any]  # network, initialisation, S, E, class names, …
@@ -49,7 +64,8 @@ class DistilledFile(NamedTuple):
     @property
     def distilled(self) -> DistilledData:
         """x̃, ỹ and η̃, for :func:`dd_jax.unroll.unroll`."""
-        raw = [raw_step_size(float(step_size)) for step_size in self.step_sizes]
+        least = float(np.finfo(np.float32).tiny)  # the softplus of a very negative number is 0 in float32
+        raw = [raw_step_size(max(float(step_size), least)) for step_size in self.step_sizes]
         return DistilledData(*(jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, raw)))
 
     def weights_like(self, theta: Params) -> Params:
@@ -141,7 +157,7 @@ def _check_shapes(images, labels, step_sizes, mean, std) -> None:
     for name, holds in (
         ("images", images.ndim == 5 and images.size > 0),
         ("labels", labels.ndim == 3 and labels.shape[:2] == images.shape[:2]),
-        ("step_sizes", step_sizes.ndim == 1 and step_sizes.size > 0 and (step_sizes > 0).all()),
+        ("step_sizes", step_sizes.ndim == 1 and step_sizes.size > 0 and (step_sizes >= 0).all()),
         ("mean", mean.shape == images.shape[4:]),
         ("std", std.shape == images.shape[4:] and (std > 0).all()),
     ):

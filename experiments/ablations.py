@@ -9,8 +9,7 @@ repeated. Prints a table for each setting, and writes result.json, and one plot 
 """
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from . import evaluate, random_init
 from .distil import Config as Base
 from .distil import run as distil
 from .distil import settings_of
-from .runner import claim_workdir, command_line, run_as_script
+from .runner import claimed, command_line, run_as_script, told_if_it_fails
 
 VALUES: dict[str, tuple[float, ...]] = {
     "images_per_class": (1, 2, 5),
@@ -82,45 +81,49 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         if axis not in VALUES:
             raise ValueError(f"axes: {axis!r} is unknown; use {', '.join(VALUES)}")
     workdir = config.workdir or Path("runs/ablations") / preset
-    claim_workdir(workdir, {"experiment": "ablations", "preset": preset})
+    of_every_axis = {"experiment": "ablations", "preset": preset, "base": settings_of(config.base)}
+    with claimed(workdir, of_every_axis) as finished:
 
-    def accuracy(name: str, varied: Base) -> dict[str, Any]:
-        done = workdir / name / "result.json"
-        finished = json.loads(done.read_text()) if done.exists() else {}
-        if finished.get("config") != json.loads(json.dumps(settings_of(varied))):
-            finished = distil("ablations", name, dataclasses.replace(varied, workdir=done.parent, plan=False)) or {}
-        return finished["test_accuracy"]["after"]
+        def accuracy(name: str, varied: Base) -> dict[str, Any]:
+            result = distil("ablations", name, dataclasses.replace(varied, workdir=workdir / name, plan=False)) or {}
+            return result["test_accuracy"]["after"]
 
-    def at_test_time(epochs: Sequence[float]) -> list[dict[str, Any]]:
-        accuracy("base", config.base)
-        settings = evaluate.Config(
-            nets=config.base.weights.test_nets,
-            training=Training(epochs=int(max(epochs))),
-            at=tuple(int(e) * config.base.distilled.steps for e in epochs),
-        )
-        return [score["accuracy"] for score in evaluate.run(workdir / "base", settings)["scores"]]
+        accuracy("base", config.base)  # every axis has it; where it is finished, this says if the data have changed
+        tables: dict[str, list[dict[str, Any]]] = {} if finished is None else dict(finished["tables"])
+        for axis in config.axes:
+            if axis not in tables:
+                tables[axis] = _table(axis, config.base, workdir, accuracy)
+            print(f"\n| {TITLES[axis]} | accuracy |\n|---|---|")
+            print("\n".join(f"| {row['value']:g} | {percent(row['accuracy'])} |" for row in tables[axis]), flush=True)
+        result = {
+            "experiment": "ablations",
+            "preset": preset,
+            "outer_steps": config.base.outer.steps,
+            "tables": tables,
+        }
+        if finished is None or tables.keys() != finished["tables"].keys():
+            write_json(workdir / "result.json", result)
+            for axis, rows in tables.items():
+                with told_if_it_fails(workdir / f"{axis}.png"):
+                    write_atomically(workdir / f"{axis}.png", to_png(draw(TITLES[axis], rows)))
+        return result
 
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for axis in config.axes:
-        values = VALUES[axis]
-        if axis == "test_epochs":
-            scored = at_test_time(values)
-        else:
-            each = [(value, _varied(config.base, axis, value)) for value in values]
-            scored = [accuracy("base" if v == config.base else f"{axis}_{value:g}", v) for value, v in each]
-        rows = [{"value": value, "accuracy": score} for value, score in zip(values, scored, strict=True)]
-        tables[axis] = rows
-        print(f"\n| {TITLES[axis]} | accuracy |\n|---|---|")
-        print("\n".join(f"| {row['value']:g} | {percent(row['accuracy'])} |" for row in rows), flush=True)
-        write_atomically(workdir / f"{axis}.png", to_png(draw(TITLES[axis], rows)))
-    result = {
-        "experiment": "ablations",
-        "preset": preset,
-        "outer_steps": config.base.outer.steps,
-        "tables": tables,
-    }
-    write_json(workdir / "result.json", result)
-    return result
+
+def _table(
+    axis: str, base: Base, workdir: Path, accuracy: Callable[[str, Base], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of one axis: a run for each value, or the base's images applied for so many epochs."""
+    values = VALUES[axis]
+    if axis != "test_epochs":
+        each = [(value, _varied(base, axis, value)) for value in values]
+        return [{"value": v, "accuracy": accuracy("base" if b == base else f"{axis}_{v:g}", b)} for v, b in each]
+    settings = evaluate.Config(
+        nets=evaluate.nets_for(workdir / "base", base.weights.test_nets),
+        training=Training(epochs=int(max(values))),
+        at=tuple(int(e) * base.distilled.steps for e in values),
+    )
+    scores = evaluate.run(workdir / "base", settings)["scores"]
+    return [{"value": v, "accuracy": score["accuracy"]} for v, score in zip(values, scores, strict=True)]
 
 
 def draw(title: str, rows: Sequence[dict[str, Any]]) -> Figure:

@@ -72,7 +72,7 @@ _RANDOM = {
 
 
 def _fixed(config: Config) -> Config:
-    weights = dataclasses.replace(config.base.weights, nets=None)
+    weights = Weights(bank=config.base.weights.bank)
     outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, net_norm=None)
     return dataclasses.replace(config, base=dataclasses.replace(config.base, weights=weights, outer=outer))
 
@@ -107,7 +107,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         workdir=workdir / "baselines",
     )
     baselines.check(table)
-    of_paper = preset if _shape(base) == _shape(PRESETS[preset].base) else ""
+    of_paper = preset if preset in PRESETS and _shape(base) == _shape(PRESETS[preset].base) else ""
     result = distil("adaptation", preset, base, known=ADAPTATION.get(of_paper, {}))
     if result is not None:
         print_result(result, workdir)

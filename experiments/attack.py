@@ -12,7 +12,8 @@ with the step size that is best by the modified labels on validation data; attac
 """
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,8 +33,8 @@ from dd_jax.unroll import DistilledData
 from .distil import Config as Base
 from .distil import Distilled, print_result, workdir_of
 from .distil import run as distil
-from .problem import HeldOut, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
-from .runner import command_line, positive, require, run_as_script
+from .problem import HeldOut, Problem, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
+from .runner import command_line, locked, positive, require, run_as_script, say, told_if_it_fails
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -68,10 +69,11 @@ def _attack(
     sets: int = 20,
     **settings: Any,
 ) -> Config:
+    few: dict[str, Any] = {"validation_nets": 8}
     base = Base(
         dataset,
         network,
-        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, jitter=jitter, validation_nets=8),
+        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, jitter=jitter, **({} if nets is None else few)),
         distilled=Distilled(steps=1, epochs=1, images_per_class=10, step_size=0.02),
         outer=_RECIPE,
         batch_size=256,
@@ -142,22 +144,41 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         return None
     workdir = workdir_of("attack", preset, base)
     print_result(result, workdir)
-    dataset, network, nets = assemble(base)
-    unchanged = nets.fingerprint == result["config"]["bank"]
-    require(unchanged, "weights.bank", base.weights.bank, "a bank that does not change during the run")
-    classes = len(dataset.class_names)
-    distilled = load_distilled(workdir / "distilled.npz").distilled
+    with locked(workdir):
+        if (workdir / "attack.json").is_file():
+            report = json.loads((workdir / "attack.json").read_text())
+            held = report.get("sets", config.sets)
+            require(config.sets == held, "sets", config.sets, f"{held}, as {workdir / 'attack.json'} has")
+            return report
+        problem = assemble(base)
+        unchanged = (problem.fingerprint, problem.nets.fingerprint) == tuple(
+            result["config"][name] for name in ("data", "bank")
+        )
+        require(unchanged, "weights.bank", base.weights.bank, "a bank, and data, that do not change during the run")
+        report, figure = _measure(config, problem, load_distilled(workdir / "distilled.npz").distilled)
+        write_json(workdir / "attack.json", report)
+        with told_if_it_fails(workdir / "attack.png"):
+            write_atomically(workdir / "attack.png", to_png(figure()))
+        return report
+
+
+def _measure(config: Config, problem: Problem, distilled: DistilledData) -> tuple[dict[str, Any], Callable[[], Figure]]:
+    """The content of attack.json, and what draws its figure."""
+    dataset, network, nets, _ = problem
+    base, attacked, target = config.base, config.attacked, config.target
     steps = len(distilled.raw_step_sizes)
     count_before, count_after = (scorer(dataset, network, at=(t,), measure=confusion) for t in (0, steps))
+    say("measuring the attack, and real images beside it")
 
     def measured(data: DistilledData, held_out: HeldOut, split: Split, count=count_after) -> dict[str, np.ndarray]:
         """``[K]`` of each measure after the step."""
         return measures(np.asarray(count(data, held_out, split))[:, 0], attacked, target)
 
-    layout = Layout(classes, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
+    shape = base.distilled
+    layout = Layout(len(dataset.class_names), shape.steps, shape.epochs, shape.images_per_class)
     sets = [
-        relabelled_data(random_real(key, dataset.train, dataset.mean, dataset.std, layout), relabel)
-        for key in jax.random.split(streams(base.seed).noise, config.sets)
+        relabelled_data(random_real(key, dataset.train, dataset.mean, dataset.std, layout), {attacked: target})
+        for key in jax.random.split(streams(base.seed).real_sets, config.sets)
     ]
 
     def curve(data: Sequence[DistilledData]) -> list[dict[str, float]]:
@@ -168,9 +189,6 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
             rows.append({"step_size": step_size} | {k: _mean(after, k) for k in _SHOWN})
         return rows
 
-    curves = {"distilled": curve([distilled]), "random real": curve(sets[:3])}
-    before, after = (measured(distilled, nets.test, dataset.test, count) for count in (count_before, count_after))
-
     def chosen_for(data: DistilledData) -> float:
         def by_validation(step_size: float) -> float:
             after = measured(with_step_size(data, step_size), nets.validation, dataset.validation)
@@ -178,22 +196,25 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
 
         return best_step_size(STEP_SIZES, by_validation)
 
+    curves = {"distilled": curve([distilled]), "random real": curve(sets[:3])}
+    before, after = (measured(distilled, nets.test, dataset.test, count) for count in (count_before, count_after))
     chosen = [chosen_for(real) for real in sets]
     of_real = [
         measured(with_step_size(real, step_size), share, dataset.test)
         for real, step_size, share in zip(sets, chosen, dealt(nets.test, config.sets), strict=True)
     ]
+    learned, median = float(distilled.step_sizes[0]), float(np.median(chosen))
     report = {
         "attacked": dataset.class_names[attacked],
         "target": dataset.class_names[target],
+        "sets": config.sets,
+        "learned_step_size": learned,
         "before": _summary([before]),
         "after": _summary([after]),
-        "random_real": {"median_step_size": float(np.median(chosen)), **_summary(of_real)},
+        "random_real": {"median_step_size": median, **_summary(of_real)},
         "by_step_size": curves,
     }
-    write_atomically(workdir / "attack.png", to_png(draw(curves, float(distilled.step_sizes[0]))))
-    write_json(workdir / "attack.json", report)
-    return report
+    return report, lambda: draw(curves, {"distilled": learned, "random real": median})
 
 
 _SHOWN = ("attacked_to_target", "others", "modified")
@@ -209,16 +230,20 @@ def _summary(measured: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     return {name: mean_and_std(joined[name]) for name in _SHOWN} | {"by_class": joined["by_class"].mean(0).tolist()}
 
 
-def draw(curves: dict[str, list[dict[str, float]]], learned: float) -> Figure:
-    """Validation accuracies after the step against its size, distilled images beside real ones."""
+def draw(curves: dict[str, list[dict[str, float]]], used: dict[str, float]) -> Figure:
+    """Validation accuracies after the step against its size, distilled images beside real ones.
+
+    ``used`` are the step sizes of the table, which each kind of images has for itself: dotted, in its colour.
+    """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     titles = ("attacked class taken for the target", "accuracy on the other classes")
     for axis, kind, title in zip(figure.subplots(1, 2), _SHOWN, titles, strict=False):
         for name, rows in curves.items():
-            axis.plot([row["step_size"] for row in rows], [row[kind] for row in rows], marker=".", label=name)
-        axis.axvline(learned, color="grey", linestyle=":", label="learned step size")
+            (line,) = axis.plot([row["step_size"] for row in rows], [row[kind] for row in rows], marker=".", label=name)
+            of_table = f"{name}, step size of the table"
+            axis.axvline(used[name], color=line.get_color(), linestyle=":", label=of_table)
         axis.set(xscale="log", xlabel="step size", title=title, ylim=(-0.02, 1.02))
-    figure.axes[0].legend()
+    figure.axes[0].legend(fontsize=7)
     return figure
 
 
@@ -228,6 +253,9 @@ def table(attack: dict[str, Any]) -> str:
     titles = dict(zip(_SHOWN, ("attacked → target", "other classes", "modified labels"), strict=True))
     lines = ["| | before | after | after random real |", "|---|---|---|---|"]
     lines += [f"| {titles[k]} | " + " | ".join(percent(c[k]) for c in columns) + " |" for k in _SHOWN]
+    learned, median = attack.get("learned_step_size"), attack["random_real"]["median_step_size"]
+    if learned is not None:
+        lines.append(f"| step size | – | {learned:.2g}, learned | {median:.2g}, the median of each set's best |")
     for c in range(len(attack["before"]["by_class"])):
         lines.append(
             f"| class {c} | " + " | ".join(f"{100 * column['by_class'][c]:.2f} %" for column in columns) + " |"

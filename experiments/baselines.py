@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from . import evaluate as evaluate_experiment
 from .problem import (
     HeldOut,
     Nets,
+    Problem,
     Setting,
     Weights,
     assemble,
@@ -42,7 +43,7 @@ from .problem import (
     streams,
 )
 from .reported import BASELINES
-from .runner import claim_workdir, command_line, provenance, require, run_as_script, use_every_core
+from .runner import claimed, command_line, provenance, require, run_as_script, say, use_every_core
 
 STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 FINER = (1.0, 0.7, 0.84, 1.19, 1.41)  # times the best of these
@@ -124,24 +125,50 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
       ValueError: settings or data that cannot be used; nothing has been written then.
     """
     check(config)
-    reported = config.dataset if reported is None else reported
     for path in config.against:
         evaluate_experiment.load(path)
-    began = time.monotonic()
-    dataset, network, nets = assemble(config)
-    layout = Layout(len(dataset.class_names), config.steps, config.epochs[-1], config.images_per_class)
-    full = None if config.full is None else load_bank(config.full / "held_out", network, dataset.image_shape).weights
-    settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
+    problem = assemble(config)
+    if config.full is not None:
+        held = json.loads((config.full / "config.json").read_text()).get("data", problem.fingerprint)
+        require(held == problem.fingerprint, "full", f"{config.full}, of other data,", f"a bank of {config.dataset}")
+    settings = {k: v for k, v in jsonable(config).items() if k != "workdir"} | {"data": problem.fingerprint}
+    if problem.nets.fingerprint:
+        settings["bank"] = problem.nets.fingerprint
     workdir = _workdir(preset, config)
-    claim_workdir(workdir, {"experiment": "baselines", "preset": preset, **settings})
-    rows = []
+    with claimed(workdir, {"experiment": "baselines", "preset": preset, **settings}) as finished:
+        if finished is not None:
+            print(_HEADING, *map(_line, finished["rows"]), sep="\n", flush=True)
+            return finished
+        began = time.monotonic()
+        rows = []
+        print(_HEADING, flush=True)
+        for name, accuracy, facts in _rows(config, problem):
+            mean, std = BASELINES.get((config.dataset if reported is None else reported, name), (None, None))
+            rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
+            print(_line(rows[-1]), flush=True)
+        result = {
+            "experiment": "baselines",
+            "preset": preset,
+            "dataset": config.dataset,
+            "wall_seconds": time.monotonic() - began,
+            "rows": rows,
+            "config": settings,
+            **provenance(),
+        }
+        write_atomically(workdir / "table.md", "\n".join([_HEADING, *map(_line, rows)]) + "\n")
+        write_json(workdir / "result.json", result)
+        return result
 
-    def add(name: str, accuracy: dict[str, Any], **facts: Any) -> None:
-        mean, std = BASELINES.get((reported, name), (None, None))
-        rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
-        print(_line(rows[-1]), flush=True)
 
-    print("| | measured | reported | chosen |\n|---|---|---|---|", flush=True)
+_HEADING = "| | measured | reported | chosen |\n|---|---|---|---|"
+_Row = tuple[str, dict[str, Any], dict[str, Any]]  # name, accuracy, facts
+
+
+def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
+    """Measures every row, in the order of the table."""
+    dataset, network, nets, _ = problem
+    layout = Layout(len(dataset.class_names), config.steps, config.epochs[-1], config.images_per_class)
+    say("compiling, and training networks on sets of images")
 
     @functools.cache
     def scorer_after(epochs):
@@ -155,36 +182,22 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
         return mean_and_std(scorer(dataset, network, at=(0,))(anything, held_out, dataset.test).accuracy[:, 0])
 
     if config.weights.bank is not None:
-        add("no adaptation", as_it_is(nets.test))
+        yield "no adaptation", as_it_is(nets.test), {}
     for name, accuracies, facts in _trained(config, dataset, layout, nets, score):
-        add(name, mean_and_std(accuracies), **facts)
-    for name, accuracy, facts in _neighbours(config, dataset, layout):
-        add(name, accuracy, **facts)
-    if full is not None:
-        add("full training", as_it_is((jax.random.split(jax.random.key(0), len(jax.tree.leaves(full)[0])), full)))
+        yield name, mean_and_std(accuracies), facts
+    yield from _neighbours(config, dataset, layout)
+    if config.full is not None:
+        full = load_bank(config.full / "held_out", network, dataset.image_shape)
+        yield "full training", as_it_is((jax.random.split(jax.random.key(0), len(full.accuracy)), full.weights)), {}
     for path in config.against:
-        evaluated = evaluate_experiment.run(
-            path, evaluate_experiment.Config(dataset=config.dataset, nets=config.weights.test_nets)
-        )
-        add(f"distilled: {path}", evaluated["scores"][-1]["accuracy"])
-    result = {
-        "experiment": "baselines",
-        "preset": preset,
-        "dataset": config.dataset,
-        "wall_seconds": time.monotonic() - began,
-        "rows": rows,
-        "config": settings,
-        **provenance(),
-    }
-    table = "| | measured | reported | chosen |\n|---|---|---|---|\n" + "\n".join(map(_line, rows)) + "\n"
-    write_atomically(workdir / "table.md", table)
-    write_json(workdir / "result.json", result)
-    return result
+        count = evaluate_experiment.nets_for(path, config.weights.test_nets)
+        settings = evaluate_experiment.Config(dataset=config.dataset, nets=count)
+        yield f"distilled: {path}", evaluate_experiment.run(path, settings)["scores"][-1]["accuracy"], {}
 
 
 def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score: Scorer):
     """Yields (name, test accuracies, step size and epochs) of each baseline that trains networks."""
-    set_keys = jax.random.split(streams(config.seed).noise, config.sets + 1)
+    set_keys = jax.random.split(streams(config.seed).real_sets, config.sets + 1)
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
     choosing, scoring = (_some(split, config.scoring_examples) for split in (dataset.validation, dataset.train))
 
@@ -223,7 +236,7 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
 def _neighbours(config: Config, dataset: Dataset, layout: Layout):
     """Yields (name, accuracy, facts) of k nearest neighbours, k and p chosen on validation data."""
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
-    keys = jax.random.split(streams(config.seed).batches, config.sets)
+    keys = jax.random.split(streams(config.seed).neighbours, config.sets)
 
     def accuracy(distilled: DistilledData, split: Split, k: int, p: int) -> float:
         images = normalise(split.images, dataset.mean, dataset.std)

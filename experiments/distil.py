@@ -3,18 +3,19 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.baselines import Layout, random_real
-from dd_jax.data import Dataset, batch_drawer, crop_and_flip
+from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip
 from dd_jax.losses import classification_loss, relabelled
-from dd_jax.outer import OuterRecipe, check_recipe, outer_step
+from dd_jax.networks import Network
+from dd_jax.outer import OuterRecipe, OuterState, check_recipe, outer_step
 from dd_jax.report import (
     accuracy_title,
     budget,
@@ -26,20 +27,34 @@ from dd_jax.report import (
     to_png,
 )
 from dd_jax.storage import load_distilled, save_distilled, write_atomically, write_json
-from dd_jax.unroll import DistilledData, Mode, noise
+from dd_jax.unroll import DistilledData, Loss, Mode, Params, noise
 
 from .problem import (
+    Problem,
     Setting,
     assemble,
+    count_of,
+    dataset_from,
     jsonable,
     mean_and_std,
+    path_from,
     relabelled_data,
     relabelled_split,
     scorer,
     streams,
 )
 from .reported import REPORTED
-from .runner import claim_workdir, command_line, memory_needed, positive, provenance, require, train
+from .runner import (
+    claimed,
+    command_line,
+    memory_needed,
+    positive,
+    provenance,
+    require,
+    say,
+    told_if_it_fails,
+    train,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,56 +151,114 @@ def run(
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
-    settings = settings_of(config)
-    dataset, network, nets = assemble(config, config.switch_width)
-    if nets.fingerprint:
-        settings["bank"] = nets.fingerprint
-    if relabel:
-        settings["relabel"] = {str(attacked): target for attacked, target in relabel.items()}
-        settings["attacked_weight"] = attacked_weight
-    loss = classification_loss(network.apply)
-    classes, keys = len(dataset.class_names), streams(config.seed)
-    objective, validation, test = None, dataset.validation, dataset.test
-    if relabel:
-        criterion = relabelled(relabel, classes)
-        times = jnp.ones(classes).at[jnp.array(list(relabel))].set(attacked_weight)
-        objective = classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
-        validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
-    distilled, earlier = _initial_data(keys.noise, config, dataset)
-    if relabel:
-        distilled = relabelled_data(distilled, relabel)
+    problem = assemble(config, config.switch_width)
+    attack = _Attack(dict(relabel or {}), attacked_weight, len(problem.dataset.class_names))
+    settings = settings_of(config) | {"data": problem.fingerprint} | attack.settings()
+    if problem.nets.fingerprint:
+        settings["bank"] = problem.nets.fingerprint
+    prepared = _prepare(config, settings, problem, attack)
+    if config.plan:
+        _compile(config, problem, prepared)
+        return None
+    with claimed(workdir, {"experiment": experiment, "preset": preset, **settings}) as finished:
+        if finished is not None:
+            return finished
+        known = reported(experiment, config) if known is None else known
+        head = {"experiment": experiment, "preset": preset, "dataset": config.dataset, "seed": config.seed}
+        return _distil(workdir, config, head, settings, problem, attack, prepared, known)
+
+
+class _Attack(NamedTuple):
+    """What is relabelled, if anything is (paper, section 3.6)."""
+
+    relabel: dict[int, int]
+    weight: float  # of an example of a relabelled class, in the objective
+    classes: int
+
+    def settings(self) -> dict[str, Any]:
+        """As result.json holds them."""
+        if not self.relabel:
+            return {}
+        return {"relabel": {str(k): target for k, target in self.relabel.items()}, "attacked_weight": self.weight}
+
+    def objective(self, network: Network) -> Loss | None:
+        """ℓ_{K→T} on the real batch, its examples weighted; None where it is ℓ."""
+        if not self.relabel:
+            return None
+        criterion = relabelled(self.relabel, self.classes)
+        times = jnp.ones(self.classes).at[jnp.array(list(self.relabel))].set(self.weight)
+        return classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
+
+    def split(self, split: Split) -> Split:
+        """Under the labels by which accuracy counts."""
+        return relabelled_split(split, self.relabel, self.classes) if self.relabel else split
+
+
+class _Prepared(NamedTuple):
+    """The outer step of a run, and what it starts from."""
+
+    update: Any  # jitted: (state, step, θ₀, training split) -> (state, info)
+    state: tuple[OuterState, jax.Array]
+    theta_at: Callable[[int], Params]
+    earlier: "_Budget"
+
+
+def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack: _Attack) -> _Prepared:
+    dataset, network, nets, _ = problem
+    keys = streams(config.seed)
+    distilled, earlier = _initial_data(keys.noise, config, settings, problem)
+    before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
+    if attack.relabel and not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
+        distilled = relabelled_data(distilled, attack.relabel)
+    loss, objective = classification_loss(network.apply), attack.objective(network)
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
-    if not config.plan:
-        claim_workdir(workdir, {"experiment": experiment, "preset": preset, **settings})
     draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, step, theta, split):
         outer_state, key = state
-        draw_key, update_key = jax.random.split(jax.random.fold_in(key, outer_state.step))
+        draw_key, update_key = jax.random.split(jax.random.fold_in(key, before + outer_state.step))
         moved, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
         in_turn = outer_state.step == step - 1  # not so if the step before, still in flight, was refused
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
-    def theta_at(step):
-        return nets.training(int(earlier["outer_steps"]) + step)  # none that an earlier run has had
-
     state = (outer.init(distilled), keys.batches)
-    compiled = update.lower(state, jnp.int32(1), theta_at(1), dataset.train).compile()
+    return _Prepared(update, state, lambda step: nets.training(before + step), earlier)
+
+
+def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
+    """``(state, step) -> (state, info)``, and a line on the memory it needs."""
+    update, state, theta_at, _ = prepared
+    say("compiling the outer step")
+    train = problem.dataset.train
+    compiled = update.lower(state, jnp.int32(1), theta_at(1), train).compile()
     print(memory_needed(compiled, config.mode), flush=True)
-    if config.plan:
-        return None
-    score = scorer(dataset, network)
-    after = scorer(dataset, network, at=(len(distilled.raw_step_sizes),))
+    return lambda state, step: compiled(state, jnp.int32(step), theta_at(step), train)
+
+
+def _distil(
+    workdir: Path,
+    config: Config,
+    head: dict[str, Any],
+    settings: dict[str, Any],
+    problem: Problem,
+    attack: _Attack,
+    prepared: _Prepared,
+    known: Mapping[str, float],
+) -> dict[str, Any]:
+    """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
+    dataset, network, nets, _ = problem
+    after = scorer(dataset, network, at=(len(prepared.state[0].distilled.raw_step_sizes),))
+    validation = attack.split(dataset.validation)
 
     def validate(state):
         return {"validation_accuracy": float(after(state[0].distilled, nets.validation, validation).accuracy.mean())}
 
     trained = train(
         workdir,
-        state,
-        lambda state, step: compiled(state, jnp.int32(step), theta_at(step), dataset.train),
+        prepared.state,
+        _compile(config, problem, prepared),
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, config.outer.steps // 20),
@@ -193,16 +266,14 @@ def run(
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
     distilled = trained.state[0].distilled
-    known = reported(experiment, config) if known is None else known
-    tested = score(distilled, nets.test, test)
+    say(f"testing on {count_of(nets.test)}")
+    tested = scorer(dataset, network)(distilled, nets.test, attack.split(dataset.test))
     result = {
-        "experiment": experiment,
-        "preset": preset,
-        "dataset": config.dataset,
-        "seed": config.seed,
+        **head,
         "outer_steps": config.outer.steps,
         "wall_seconds": trained.seconds,
-        "earlier": earlier,
+        "earlier": prepared.earlier,
+        "networks": "random" if nets.known is None else "known",
         "test_accuracy": {
             "before": mean_and_std(tested.accuracy[:, 0]),
             "after": mean_and_std(tested.accuracy[:, 1]),
@@ -214,51 +285,91 @@ def run(
         "config": settings,
         **provenance(),
     }
-    _write(workdir, config, result, distilled, dataset, nets.known, trained.metrics)
+    save_distilled(
+        workdir / "distilled.npz",
+        distilled,
+        dataset.mean,
+        dataset.std,
+        _meta(workdir, config, result, dataset),
+        nets.known,
+    )
+    write_json(workdir / "result.json", result)
+    _draw(workdir, config, result, distilled, dataset, trained.metrics)
     return result
 
 
 _Budget = dict[str, float]  # outer_steps and wall_seconds
 
 
-def _initial_data(key: jax.Array, config: Config, dataset: Dataset) -> tuple[DistilledData, _Budget]:
+def _initial_data(
+    key: jax.Array, config: Config, settings: dict[str, Any], problem: Problem
+) -> tuple[DistilledData, _Budget]:
     """The distilled data before any learning here, and what learning they have had in the runs they are from."""
-    settings, classes = config.distilled, len(dataset.class_names)
-    shape = {"steps": settings.steps, "epochs": settings.epochs, "images_per_class": settings.images_per_class}
-    distilled = noise(key, dataset.image_shape, classes, **shape, scale=settings.noise, step_size=settings.step_size)
-    if isinstance(settings.first, Path):
-        return _of_finished_run(settings.first, config, dataset, distilled)
-    if settings.first == "real":
+    distil, dataset, classes = config.distilled, problem.dataset, len(problem.dataset.class_names)
+    shape = {"steps": distil.steps, "epochs": distil.epochs, "images_per_class": distil.images_per_class}
+    distilled = noise(key, dataset.image_shape, classes, **shape, scale=distil.noise, step_size=distil.step_size)
+    if isinstance(distil.first, Path):
+        return _of_finished_run(distil.first, config, settings, dataset, distilled)
+    if distil.first == "real":
         real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
         distilled = distilled._replace(images=real.images)
     return distilled, {"outer_steps": 0, "wall_seconds": 0.0}
 
 
-def _of_finished_run(run: Path, config: Config, dataset: Dataset, like: DistilledData) -> tuple[DistilledData, _Budget]:
+_SAME = (  # settings that a run must share with the one it goes on from
+    "dataset",
+    "data",
+    "images",
+    "network",
+    "weights.law",
+    "weights.gain",
+    "bank",
+    "relabel",
+    "validation_fraction",
+    "seed",
+)
+
+
+def _of_finished_run(
+    run: Path, config: Config, settings: dict[str, Any], dataset: Dataset, like: DistilledData
+) -> tuple[DistilledData, _Budget]:
     """The distilled data of a run, and its budget with that of the runs before it.
 
     Raises:
-      ValueError: it is not finished, or its images are of another shape or kind, or have seen this validation split, or
-        its step sizes are beyond the bound.
+      ValueError: it is not finished, or its images are of another shape, class or kind, or made for other networks, or
+        have seen this validation split, or its step sizes are beyond the bound.
     """
     if not (run / "result.json").is_file():
         raise ValueError(f"distilled.first: {run} is not accepted; use noise, real, or the folder of a finished run")
     file, result = load_distilled(run / "distilled.npz"), json.loads((run / "result.json").read_text())
-    for name, held, here in (
+    held = result["config"]
+    here_known, held_known = (w["nets"] is None for w in (settings["weights"], held["weights"]))
+    compared = [
         ("images", file.images.shape, like.images.shape),
         ("step sizes", file.step_sizes.shape, like.raw_step_sizes.shape),
-        ("data set", result["dataset"], config.dataset),
-        ("seed", result["seed"], config.seed),
-        ("validation fraction", file.meta.get("validation_fraction"), config.validation_fraction),
-    ):
-        if held != here:
-            raise ValueError(f"distilled.first: {run} has {name} {held}, and this run {here}; they must be the same")
+        ("classes", tuple(file.meta["class_names"]), dataset.class_names),
+        ("known networks", held_known, here_known),
+    ]
+    for name in _SAME:
+        there, here = _setting(held, name), _setting(settings, name)
+        if not (name == "data" and there is None):  # a run of before there was such a setting
+            compared.append((name, there, here))
+    for name, there, here in compared:
+        if there != here:
+            raise ValueError(f"distilled.first: {run} has {name} {there}, and this run {here}; they must be the same")
     bound, largest = config.outer.max_step_size, float(file.step_sizes.max())
-    if bound is not None:
+    if bound is not None:  # but for a rounding: the bound is kept before the softplus
         accepted = f"at least {largest:.4g}, the largest step size of {run}"
-        require(bound >= largest, "outer.max_step_size", bound, accepted)
+        require(largest <= bound * (1 + 1e-6), "outer.max_step_size", bound, accepted)
     before = result.get("earlier", {"outer_steps": 0, "wall_seconds": 0.0})
     return file.distilled, {name: before[name] + result[name] for name in before}
+
+
+def _setting(settings: Any, name: str) -> Any:
+    """A setting by its dotted name; None where it is not there."""
+    for part in name.split("."):
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -277,20 +388,20 @@ def reported(experiment: str, config: Config) -> dict[str, float]:
     return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
 
 
-def _write(workdir, config: Config, result, distilled: DistilledData, dataset: Dataset, theta, metrics) -> None:
-    bank = config.weights.bank
-    meta = {
+def _meta(workdir: Path, config: Config, result: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """What distilled.npz says of itself. Paths in it are from its own folder on."""
+    weights = config.weights
+    bank = {} if weights.bank is None else {"bank": path_from(workdir, weights.bank)}
+    if weights.bank is not None:
+        bank |= {"validation_nets": weights.validation_nets, "fingerprint": result["config"]["bank"]}
+    return {
         "experiment": result["experiment"],
-        "dataset": config.dataset,
+        "dataset": dataset_from(workdir, config.dataset),
+        "data": result["config"]["data"],
         "validation_fraction": config.validation_fraction,
         "images": dataclasses.asdict(config.images),
         "network": config.network,
-        "initialisation": {
-            "law": config.weights.law,
-            "gain": config.weights.gain,
-            "seed": config.seed,
-            **({} if bank is None else {"bank": str(bank), "validation_nets": config.weights.validation_nets}),
-        },
+        "initialisation": {"law": weights.law, "gain": weights.gain, "seed": config.seed, **bank},
         "steps": config.distilled.steps,
         "epochs": config.distilled.epochs,
         "class_names": dataset.class_names,
@@ -300,13 +411,18 @@ def _write(workdir, config: Config, result, distilled: DistilledData, dataset: D
         "mean cross-entropy, from initial_weights or, without them, any weights of the initialisation "
         "(flax layout: kernels [H, W, in, out] and [in, out], NHWC images)",
     }
-    images = to_png(draw_images(distilled, dataset.class_names))
-    pictures = {"Distilled images": images, "Training": to_png(draw_curve(metrics))}
-    page = html_report(result, np.asarray(distilled.step_sizes), config.distilled.steps, pictures)
-    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, theta)
-    write_atomically(workdir / "images.png", images)
-    write_atomically(workdir / "report.html", page)
-    write_json(workdir / "result.json", result)
+
+
+def _draw(workdir, config: Config, result, distilled: DistilledData, dataset: Dataset, metrics) -> None:
+    """The pictures and the page of a finished run; one that cannot be made costs no more than itself."""
+    pictures = {}
+    with told_if_it_fails(workdir / "images.png"):
+        pictures["Distilled images"] = to_png(draw_images(distilled, dataset.class_names))
+        write_atomically(workdir / "images.png", pictures["Distilled images"])
+    with told_if_it_fails(workdir / "report.html"):
+        pictures["Training"] = to_png(draw_curve(metrics))
+        page = html_report(result, np.asarray(distilled.step_sizes), config.distilled.steps, pictures)
+        write_atomically(workdir / "report.html", page)
 
 
 def run_from_command_line(
@@ -328,6 +444,7 @@ def print_result(result: Mapping[str, Any], workdir: Path) -> None:
     }
     title = accuracy_title(result)
     for when, score in result["test_accuracy"].items():
-        print(f"{title} {when:>6} the steps: {percent(score)}   (reported by the paper: {quoted[when]})")
+        measured = percent(score, known=result["networks"] == "known")
+        print(f"{title} {when:>6} the steps: {measured}   (reported by the paper: {quoted[when]})")
     page = workdir / "report.html"
     print(f"{budget(result)}; the report is {page}")

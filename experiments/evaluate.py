@@ -14,14 +14,26 @@ from typing import Any, Literal
 
 import jax
 
-from dd_jax.data import make_dataset
+from dd_jax.data import Dataset, make_dataset
 from dd_jax.evaluation import Training, steps_of
-from dd_jax.networks import make_network
+from dd_jax.networks import Network, make_network
+from dd_jax.readers import content_fingerprint, is_path
 from dd_jax.report import percent
 from dd_jax.storage import DistilledFile, load_distilled, write_json
 
-from .problem import Images, Weights, mean_and_std, nets_of, read_images, relabelled_split, scorer, streams
-from .runner import parse, require, run_as_script, use_every_core
+from .problem import (
+    HeldOut,
+    Images,
+    Weights,
+    count_of,
+    mean_and_std,
+    nets_of,
+    read_images,
+    relabelled_split,
+    scorer,
+    streams,
+)
+from .runner import parse, require, run_as_script, say, use_every_core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +50,8 @@ class Config:
     """Scale of the law."""
     bank: Path | None = None
     """Take the held-out networks of this bank, the work folder of experiments.pretrain, in place of a law."""
-    nets: int = 200
-    """Networks; a single one where the data have a network of their own, and neither it nor a law is given."""
+    nets: int | None = None
+    """Networks, 200 if not given; just the one where the data have a network of their own, and no other is given."""
     training: Training = dataclasses.field(default_factory=Training)
     at: tuple[int, ...] | None = None
     """Numbers of steps to score after; 0 and the last if not given."""
@@ -71,65 +83,118 @@ def run(path: Path, config: Config) -> dict[str, Any]:
     Raises:
       ValueError: data that cannot be used or do not fit the network or each other, or settings out of range.
     """
-    require(config.nets >= 1, "nets", config.nets, "1 or more")
+    require(config.nets is None or config.nets >= 1, "nets", config.nets, "1 or more")
     file = load(path)
     meta, distilled = file.meta, file.distilled
-    name = config.dataset or meta.get("dataset")
-    if name is None:
-        raise ValueError(f"dataset: {path} does not say what it was made of; give --dataset")
+    name = config.dataset or _dataset_of(path, meta)
     known = meta.get("initialisation", {})
     seed = known.get("seed", 0) if config.seed is None else config.seed
     require(seed >= 0, "seed", seed, "0 or more")
     fraction = config.validation_fraction
     if fraction is None:
         fraction = meta.get("validation_fraction", 1 / 12)
-    images = Images(**meta.get("images", {}))
-    dataset = make_dataset(read_images(name, images), validation_fraction=fraction, seed=known.get("seed", 0))
-    classes = len(dataset.class_names)
-    for what, held, wanted in (
-        ("images of shape", tuple(file.images.shape[2:]), dataset.image_shape),
-        ("as many classes as", file.labels.shape[2], classes),
-    ):
-        if held != wanted:
-            raise ValueError(f"dataset: {name} has {what} {wanted}, and the distilled data {held}; use another dataset")
-    network = make_network(config.network or meta.get("network", "lenet"), dataset.image_shape, classes)
-    given = (config.network, config.law, config.gain, config.bank)
-    if file.initial_weights and all(choice is None for choice in given):
-        theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
-        held_out = streams(seed).test[None], jax.tree.map(lambda leaf: leaf[None], theta)
-    else:
-        validating = config.split == "validation"
-        bank = config.bank
-        if bank is None and known.get("bank") and config.law is None and config.gain is None:
-            bank = Path(known["bank"])
-        if config.bank and (config.law or config.gain):
-            raise ValueError(f"bank: {config.bank} is not accepted with a law or a gain; give one or the other")
-        weights = Weights(
-            law=config.law or known.get("law", "xavier_normal"),
-            gain=known.get("gain", 1.0) if config.gain is None else config.gain,
-            bank=bank,
-            nets=1,
-            test_nets=config.nets,
-            validation_nets=config.nets if validating and bank is None else known.get("validation_nets", 10),
-        )
-        nets = nets_of(weights, network, dataset.image_shape, seed)
-        held_out = nets.validation if validating else nets.test
+    raw = read_images(name, Images(**meta.get("images", {})))
+    if config.dataset is None and meta.get("data", data := content_fingerprint(raw)) != data:
+        raise ValueError(f"dataset: {name} has changed since {path} was made; give --dataset to score on it as it is")
+    dataset = make_dataset(raw, validation_fraction=fraction, seed=known.get("seed", 0))
+    _check_fit(path, file, name, dataset)
+    network = make_network(
+        config.network or meta.get("network", "lenet"), dataset.image_shape, len(dataset.class_names)
+    )
+    held_out, networks = _held_out(path, config, file, network, dataset, seed)
     at = config.at or (0, steps_of(config.training, distilled))
     score = scorer(dataset._replace(mean=file.mean, std=file.std), network, config.training, at)
     split = getattr(dataset, config.split)
     if relabel := {int(attacked): target for attacked, target in meta.get("relabel", {}).items()}:
-        split = relabelled_split(split, relabel, classes)
+        split = relabelled_split(split, relabel, len(dataset.class_names))
+    say(f"training {count_of(held_out)} on the distilled data")
     accuracy, loss = score(distilled, held_out, split)
     return {
         "distilled": str(path),
         "dataset": name,
         "split": config.split,
+        "seed": seed,
+        "networks": networks,
         "training": dataclasses.asdict(config.training),
         "scores": [
             {"steps": t, "accuracy": mean_and_std(accuracy[:, i]), "loss": mean_and_std(loss[:, i])}
             for i, t in enumerate(at)
         ],
     }
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _dataset_of(path: Path, meta: dict[str, Any]) -> str:
+    """The data set that distilled data were made of, where it is from here."""
+    name = meta.get("dataset")
+    if name is None:
+        raise ValueError(f"dataset: {path} does not say what it was made of; give --dataset")
+    if not is_path(name):
+        return name
+    found = (_folder(path) / name).resolve()
+    if not found.exists():
+        raise ValueError(f"dataset: {found}, which {path} was made of, is not there; give --dataset")
+    return str(found)
+
+
+def _check_fit(path: Path, file: DistilledFile, name: str, dataset: Dataset) -> None:
+    """Refuses a data set of other images or classes than the distilled data are of."""
+    for what, held, wanted in (
+        ("images of shape", tuple(file.images.shape[2:]), dataset.image_shape),
+        ("the classes", tuple(file.meta.get("class_names", dataset.class_names)), dataset.class_names),
+        ("as many classes as", file.labels.shape[2], len(dataset.class_names)),
+    ):
+        if held != wanted:
+            raise ValueError(
+                f"dataset: {name} has {what} {_short(wanted)}, and {path} {_short(held)}; use another dataset"
+            )
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) < 200 else f"{text[:200]} …"
+
+
+def _held_out(
+    path: Path, config: Config, file: DistilledFile, network: Network, dataset: Dataset, seed: int
+) -> tuple[HeldOut, dict[str, Any]]:
+    """The networks to train, and what they are, for the record."""
+    known = file.meta.get("initialisation", {})
+    given = (config.network, config.law, config.gain, config.bank)
+    if file.initial_weights and all(choice is None for choice in given):
+        one = f"nothing: {path} was made for one network, its own; for others give --law, --network or --bank"
+        require(config.nets is None, "nets", config.nets, one)
+        theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
+        return (streams(seed).test[None], jax.tree.map(lambda leaf: leaf[None], theta)), {"known": True}
+    if config.bank and (config.law or config.gain):
+        raise ValueError(f"bank: {config.bank} is not accepted with a law or a gain; give one or the other")
+    validating, bank, count = config.split == "validation", config.bank, config.nets or 200
+    if bank is None and known.get("bank") and config.law is None and config.gain is None:
+        bank = (_folder(path) / known["bank"]).resolve()
+        if not (bank / "train").is_dir():
+            raise ValueError(f"bank: {bank}, which {path} was made for, is not there; give --bank, where it is now")
+    drawn: dict[str, Any] = {} if bank else {"law": config.law or known.get("law", "xavier_normal")}
+    if not bank:
+        drawn["gain"] = known.get("gain", 1.0) if config.gain is None else config.gain
+    weights = Weights(
+        **drawn,
+        bank=bank,
+        nets=1,
+        test_nets=count,
+        validation_nets=count if validating and bank is None else known.get("validation_nets", 10),
+    )
+    nets = nets_of(weights, network, dataset.image_shape, seed)
+    source = {"bank": str(bank), "fingerprint": nets.fingerprint} if bank else drawn
+    named = {"network": config.network or file.meta.get("network", "lenet")}
+    return nets.validation if validating else nets.test, {"known": False, **named, **source}
+
+
+def nets_for(path: Path, count: int) -> int | None:
+    """What ``Config.nets`` takes for distilled data: ``count``, or None where they have a network of their own."""
+    return None if load(path).initial_weights else count
 
 
 def main(argv: list[str]) -> None:
@@ -141,7 +206,8 @@ def main(argv: list[str]) -> None:
     result = run(Path(path), config)
     for score in result["scores"]:
         loss = score["loss"]
-        print(f"after {score['steps']:>4} steps: accuracy {percent(score['accuracy'])}, loss {loss['mean']:.3f} nats")
+        accuracy = percent(score["accuracy"], known=result["networks"]["known"])
+        print(f"after {score['steps']:>4} steps: accuracy {accuracy}, loss {loss['mean']:.3f} nats")
     if config.output:
         # JSON has no NaN: the loss of networks that diverged is null
         write_json(config.output, json.loads(json.dumps(result), parse_constant=lambda name: None))

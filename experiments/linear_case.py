@@ -12,7 +12,6 @@ prints the table and writes result.json and excess_loss.png to the work folder.
 
 import dataclasses
 import math
-import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +22,23 @@ import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
 
-import dd_jax
 from dd_jax.linear import closed_form, excess_loss_bound, expected_excess_loss, optimum, quadratic_loss
 from dd_jax.meta import mean_meta_gradient
 from dd_jax.report import to_png
 from dd_jax.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData, noise, unroll
 
-from .runner import RunError, claim_workdir, command_line, positive, require, run_as_script
+from .runner import (
+    RunError,
+    claimed,
+    command_line,
+    positive,
+    provenance,
+    require,
+    run_as_script,
+    say,
+    told_if_it_fails,
+)
 
 ROWS = 4  # N / D, real examples per dimension: few enough for eigenvalues of dᵀd/N that differ visibly
 REACHED = 1e-9  # share of the excess loss before the step that counts as none after it
@@ -107,22 +115,25 @@ def run(config: Config) -> dict[str, Any]:
     require(config.seed >= 0, "seed", config.seed, "0 or more")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workdir"}
     workdir = _workdir(config)
-    claim_workdir(workdir, {"experiment": "linear_case", **settings})
-    began = time.monotonic()
-    with jax.enable_x64(True):
-        result = _measure(config)
-    result = {
-        "experiment": "linear_case",
-        "seed": config.seed,
-        "wall_seconds": time.monotonic() - began,
-        **result,
-        "config": settings,
-        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
-    }
-    write_atomically(workdir / "excess_loss.png", to_png(draw_excess_loss(result)))
-    write_json(workdir / "result.json", result)
-    return result
+    with claimed(workdir, {"experiment": "linear_case", **settings}) as finished:
+        if finished is not None:
+            return finished
+        began = time.monotonic()
+        say("compiling, and learning data for M = 1, 2, …")
+        with jax.enable_x64(True):
+            result = _measure(config)
+        result = {
+            "experiment": "linear_case",
+            "seed": config.seed,
+            "wall_seconds": time.monotonic() - began,
+            **result,
+            "config": settings,
+            **provenance(),
+        }
+        write_json(workdir / "result.json", result)
+        with told_if_it_fails(workdir / "excess_loss.png"):
+            write_atomically(workdir / "excess_loss.png", to_png(draw_excess_loss(result)))
+        return result
 
 
 def _measure(config: Config) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +22,28 @@ import numpy as np
 
 from dd_jax.bank import Bank, read_shards, save_shard
 from dd_jax.checkpoint import checkpoints
-from dd_jax.data import crop_and_flip, make_dataset
+from dd_jax.data import Dataset, Split, crop_and_flip, make_dataset
 from dd_jax.evaluation import evaluate
 from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss
-from dd_jax.networks import make_network
-from dd_jax.pretraining import PretrainRecipe, pretraining
+from dd_jax.networks import Network, make_network
+from dd_jax.pretraining import PretrainRecipe, Training, pretraining
+from dd_jax.readers import content_fingerprint
 from dd_jax.report import percent
 from dd_jax.storage import write_atomically, write_json
+from dd_jax.unroll import Params
 
-from .problem import Images, jsonable, mean_and_std, read_images
+from .problem import Images, jsonable, mean_and_std, read_images, streams
 from .runner import (
     RunError,
-    claim_workdir,
+    Stopped,
+    claimed,
     command_line,
     provenance,
     read_lines,
     require,
     run_as_script,
+    say,
     signals,
     use_every_core,
 )
@@ -108,25 +113,68 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
     Raises:
       ValueError: settings or data that cannot be used; nothing has been written then.
-      experiments.runner.RunError: a signal asked to stop; the epochs done are saved.
+      experiments.runner.RunError: a network is not finite; the epochs done are saved.
+      experiments.runner.Stopped: a signal asked to stop; the epochs done are saved.
     """
     for name in ("networks", "held_out", "group"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
     require(config.seed >= 0, "seed", config.seed, "0 or more")
     raw = read_images(config.dataset, config.images)
     dataset = make_dataset(raw, validation_fraction=config.validation_fraction, seed=config.seed)
-    classes = len(dataset.class_names)
-    network = make_network(config.network, dataset.image_shape, classes)
-    loss = classification_loss(network.apply)
-    draw = initial_weights(network, config.law, config.gain)
-    augment = crop_and_flip if config.augment else None
-    init, epoch = pretraining(loss, draw, dataset, config.recipe, augment=augment)
-    init, epoch = jax.jit(init), jax.jit(epoch, donate_argnums=0)
+    bank = _prepare(config, dataset)
     workdir = config.workdir or Path("runs/pretrain") / preset
     of_every_network = {
         k: v for k, v in jsonable(config).items() if k not in ("networks", "held_out", "group", "workdir")
-    }
-    claim_workdir(workdir, {"experiment": "pretrain", **of_every_network})
+    } | {"data": content_fingerprint(raw)}
+    counts = dict(zip(PARTS, (config.networks, config.held_out), strict=True))
+    with claimed(workdir, {"experiment": "pretrain", **of_every_network}) as finished:
+
+        def shards_of(part):
+            return read_shards(workdir / part, bank.network, dataset.image_shape, set_damaged_aside=True)
+
+        missing = {part: _missing(shards_of(part), count, config.group) for part, count in counts.items()}
+        if finished is not None and not any(missing.values()):
+            return finished
+        lines = "".join(json.dumps(line) + "\n" for line in read_lines(workdir / "metrics.jsonl"))
+        write_atomically(workdir / "metrics.jsonl", lines)  # without a last line cut short by a crash
+        say("compiling, and training networks")
+        for part, groups in missing.items():
+            for group in groups:
+                _train(config, dataset, bank, workdir, part, group)
+        result = {
+            "experiment": "pretrain",
+            "preset": preset,
+            "dataset": config.dataset,
+            "test_accuracy": {part: _scores(shards_of(part), count) for part, count in counts.items()},
+            "wall_seconds": sum(line["seconds"] for line in read_lines(workdir / "metrics.jsonl")),
+            "config": {**of_every_network, "networks": config.networks, "held_out": config.held_out},
+            **provenance(),
+        }
+        write_json(workdir / "result.json", result)
+        shutil.rmtree(workdir / "progress", ignore_errors=True)  # also of groups of another size, never ended
+        return result
+
+
+class _Prepared(NamedTuple):
+    """What trains and tests networks, jitted; each of many."""
+
+    network: Network
+    init: Callable[[jax.Array], Training]
+    epoch: Callable[[Training, Split], Training]
+    finite: Callable[[Params], jax.Array]
+    accuracies: Callable[[Params, Split], jax.Array]
+
+
+def _prepare(config: Config, dataset: Dataset) -> _Prepared:
+    classes = len(dataset.class_names)
+    network = make_network(config.network, dataset.image_shape, classes)
+    draw = initial_weights(network, config.law, config.gain)
+    augment = crop_and_flip if config.augment else None
+    init, epoch = pretraining(classification_loss(network.apply), draw, dataset, config.recipe, augment=augment)
+
+    @jax.jit
+    def finite(thetas):
+        return jnp.stack([jnp.isfinite(w).all(tuple(range(1, w.ndim))) for w in jax.tree.leaves(thetas)]).all(0)
 
     @jax.jit
     def accuracies(thetas, split):
@@ -135,59 +183,41 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
         return jax.lax.map(of, thetas)
 
-    @jax.jit
-    def finite(thetas):
-        return jnp.stack([jnp.isfinite(w).all(tuple(range(1, w.ndim))) for w in jax.tree.leaves(thetas)]).all(0)
+    return _Prepared(network, jax.jit(init), jax.jit(epoch, donate_argnums=0), finite, accuracies)
 
-    def train(part: str, group: range) -> None:
-        """Trains networks in a row, from the newest epoch saved, and adds them to their bank."""
-        streams = jax.random.fold_in(jax.random.key(config.seed), PARTS.index(part))
-        state = init(jax.vmap(lambda i: jax.random.fold_in(streams, i))(np.arange(group.start, group.stop)))
-        progress = workdir / "progress" / f"{part}_{group.start}_{group.stop}"
-        with (
-            checkpoints(progress, keep=2) as saved,
-            signals() as signalled,
-            (workdir / "metrics.jsonl").open("a") as file,
-        ):
-            done, state = saved.restore(state) or (0, state)
-            for number in range(done + 1, config.recipe.epochs + 1):
-                began = time.monotonic()
-                state = jax.block_until_ready(epoch(state, dataset.train))
-                for i, is_finite in zip(group, np.asarray(finite(state.theta)), strict=True):
-                    if not is_finite:
-                        raise RunError(f"{part} network {i} is not finite; lower --recipe.learning-rate")
-                saved.save(number, state)
-                line = {"part": part, "first": group.start, "networks": len(group), "epoch": number}
-                print(json.dumps({**line, "seconds": round(time.monotonic() - began, 3)}), file=file, flush=True)
-                print(f"{part} {group.start} … {group.stop - 1}: epoch {number} of {config.recipe.epochs}", flush=True)
-                if signalled():
-                    raise RunError("stopped; the same command goes on from the last epoch")
-        shard = Bank(jax.device_get(state.theta), np.asarray(accuracies(state.theta, dataset.test)))
-        save_shard(workdir / part, group.start, dataset.image_shape, shard)
-        shutil.rmtree(progress)
 
-    lines = "".join(json.dumps(line) + "\n" for line in read_lines(workdir / "metrics.jsonl"))
-    write_atomically(workdir / "metrics.jsonl", lines)  # without a last line cut short by a crash
-    scores = {}
-    for part, count in zip(PARTS, (config.networks, config.held_out), strict=True):
-        held = read_shards(workdir / part, network, dataset.image_shape)
-        for group in _missing(held, count, config.group):
-            train(part, group)
-        shards = read_shards(workdir / part, network, dataset.image_shape).values()
-        accuracy = np.concatenate([shard.accuracy for shard in shards])[:count]
-        scores[part] = {**mean_and_std(accuracy), "min": float(accuracy.min())}
-    result = {
-        "experiment": "pretrain",
-        "preset": preset,
-        "dataset": config.dataset,
-        "test_accuracy": scores,
-        "wall_seconds": sum(line["seconds"] for line in read_lines(workdir / "metrics.jsonl")),
-        "config": {**of_every_network, "networks": config.networks, "held_out": config.held_out},
-        **provenance(),
-    }
-    shutil.rmtree(workdir / "progress", ignore_errors=True)  # also of groups of another size, never ended
-    write_json(workdir / "result.json", result)
-    return result
+def _train(config: Config, dataset: Dataset, bank: _Prepared, workdir: Path, part: str, group: range) -> None:
+    """Trains networks in a row, from the newest epoch saved, and adds them to their bank."""
+    keys = streams(config.seed)
+    key = keys.bank if part == "train" else keys.bank_held_out
+    state = bank.init(jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(group.start, group.stop)))
+    progress = workdir / "progress" / f"{part}_{group.start}_{group.stop}"
+    with (
+        checkpoints(progress, keep=2) as saved,
+        signals() as signalled,
+        (workdir / "metrics.jsonl").open("a") as file,
+    ):
+        done, state, _ = saved.restore(state) or (0, state, {})
+        for number in range(done + 1, config.recipe.epochs + 1):
+            began = time.monotonic()
+            state = jax.block_until_ready(bank.epoch(state, dataset.train))
+            for i, is_finite in zip(group, np.asarray(bank.finite(state.theta)), strict=True):
+                if not is_finite:
+                    raise RunError(f"{part} network {i} is not finite; lower --recipe.learning-rate")
+            saved.save(number, state)
+            line = {"part": part, "first": group.start, "networks": len(group), "epoch": number}
+            print(json.dumps({**line, "seconds": round(time.monotonic() - began, 3)}), file=file, flush=True)
+            print(f"{part} {group.start} … {group.stop - 1}: epoch {number} of {config.recipe.epochs}", flush=True)
+            if stopping := signalled():
+                raise Stopped("stopped; the same command goes on from the last epoch", stopping)
+    shard = Bank(jax.device_get(state.theta), np.asarray(bank.accuracies(state.theta, dataset.test)))
+    save_shard(workdir / part, group.start, dataset.image_shape, shard)
+    shutil.rmtree(progress)
+
+
+def _scores(shards: dict[range, Bank], count: int) -> dict[str, float]:
+    accuracy = np.concatenate([shard.accuracy for shard in shards.values()])[:count]
+    return {**mean_and_std(accuracy), "min": float(accuracy.min())}
 
 
 def _missing(held: dict[range, Bank], count: int, group: int) -> list[range]:

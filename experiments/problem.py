@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +23,12 @@ from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
 from dd_jax.initial_weights import initial_weights
 from dd_jax.losses import classification_loss, relabelling
 from dd_jax.networks import Network, make_network
-from dd_jax.readers import RawData, read
+from dd_jax.readers import RawData, content_fingerprint, is_path, read
 from dd_jax.unroll import DistilledData, Params
 
-from .runner import require
+from .runner import require, say
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +79,17 @@ class Setting:
 
 
 class Streams(NamedTuple):
-    """The random keys of a run, each for one purpose; none is another's."""
+    """The random keys of all experiments, one for each purpose. New ones go to the end: a key depends on its place."""
 
     weights: jax.Array  # of the networks trained on
     noise: jax.Array  # the first images
     batches: jax.Array
     validation: jax.Array  # held-out networks
     test: jax.Array  # held-out networks
+    bank: jax.Array  # networks of a bank, to distil with
+    bank_held_out: jax.Array  # networks of a bank, to validate and test with
+    real_sets: jax.Array  # real images that distilled ones are compared with
+    neighbours: jax.Array  # real images for the nearest neighbours
 
 
 def streams(seed: int) -> Streams:
@@ -94,7 +102,7 @@ HeldOut = tuple[jax.Array, Any]
 
 
 class Nets(NamedTuple):
-    """Networks of p(θ₀) by use; none is of two."""
+    """Disjoint networks of p(θ₀) for training, validation and test."""
 
     training: Callable[[int], Params]  # outer step -> θ₀ of one network, or of N on a leading axis
     known: Params | None  # θ₀ where there is one network, for training, validation and test alike
@@ -107,14 +115,10 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     """The networks that settings name.
 
     Raises:
-      ValueError: an unknown law, or a bank that is missing, does not fit the network, or has too few networks.
+      ValueError: settings out of range or without effect, or a bank that is missing, does not fit the network, or has
+        too few networks.
     """
-    for name in ("nets", "test_nets", "validation_nets"):
-        count = getattr(weights, name)
-        require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
-    require(0 <= weights.jitter < math.inf, "weights.jitter", weights.jitter, "0 or more")
-    if weights.jitter and (weights.bank is None or weights.nets is None):
-        raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
+    _check_weights(weights)
     keys, count = streams(seed), weights.nets
 
     def known(theta: Params) -> Nets:
@@ -145,14 +149,45 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     everyone = (jax.random.split(keys.test, size), held_out.weights)
     first = min(weights.validation_nets, size // 2)  # for the test
     test = part_of(everyone, slice(first, first + weights.test_nets))
+    if len(test[0]) == 1:
+        log.warning("weights.bank: %s leaves one network for the test, so its result has no spread", weights.bank)
     validation = part_of(everyone, slice(first))
     return Nets(drawn(trained, count, seed, weights.jitter), None, validation, test, fingerprint(trained, held_out))
+
+
+def _check_weights(weights: Weights) -> None:
+    for name in ("nets", "test_nets", "validation_nets"):
+        count = getattr(weights, name)
+        require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
+    require(0 <= weights.jitter < math.inf, "weights.jitter", weights.jitter, "0 or more")
+    if weights.bank is not None:
+        train = weights.bank / "train"
+        accepted = f"the work folder of experiments.pretrain; there is no {train.absolute()}"
+        require(train.is_dir(), "weights.bank", weights.bank, accepted)
+    for kind, without_effect in (
+        ("weights.nets", ("jitter", "test_nets", "validation_nets") if weights.nets is None else ()),
+        ("weights.bank", ("jitter",) if weights.bank is None else ()),
+    ):
+        for name in without_effect:
+            value = getattr(weights, name)
+            if value != getattr(Weights(), name):
+                raise ValueError(f"weights.{name}: {value} has no effect without {kind}; leave it out, or give {kind}")
+    for name in ("law", "gain") if weights.bank is not None else ():
+        value = getattr(weights, name)
+        if value != getattr(Weights(), name):
+            raise ValueError(f"weights.{name}: {value} has no effect with weights.bank; leave out one of them")
 
 
 def part_of(held_out: HeldOut, index: Any) -> HeldOut:
     """Some of the held-out networks."""
     keys, nets = held_out
     return keys[index], nets if callable(nets) else jax.tree.map(lambda leaf: leaf[index], nets)
+
+
+def count_of(held_out: HeldOut) -> str:
+    """Their number, in words."""
+    count = len(held_out[0])
+    return f"{count} network{'' if count == 1 else 's'}"
 
 
 def dealt(held_out: HeldOut, sets: int) -> list[HeldOut]:
@@ -168,10 +203,12 @@ class Problem(NamedTuple):
     dataset: Dataset
     network: Network
     nets: Nets
+    fingerprint: str  # of the data, by content
 
 
 def read_images(dataset: str, images: Images) -> RawData:
     """Reads labelled images and brings them to their form."""
+    say(f"reading {dataset}")
     return conform(read(dataset), images.size, images.channels)
 
 
@@ -182,21 +219,23 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
       ValueError: settings or data that cannot be used.
     """
     require(setting.seed >= 0, "seed", setting.seed, "0 or more")
-    _check_split(setting)
+    _check_weights(setting.weights)
     raw = read_images(setting.dataset, setting.images)
+    data = content_fingerprint(raw)
+    _check_split(setting, data)
     dataset = make_dataset(raw, validation_fraction=setting.validation_fraction, seed=setting.seed)
     classes = len(dataset.class_names)
     network = make_network(setting.network, dataset.image_shape, classes, switch_width=switch_width)
-    return Problem(dataset, network, nets_of(setting.weights, network, dataset.image_shape, setting.seed))
+    return Problem(dataset, network, nets_of(setting.weights, network, dataset.image_shape, setting.seed), data)
 
 
-def _check_split(setting: Setting) -> None:
+def _check_split(setting: Setting, data: str) -> None:
     """Refuses a bank whose networks were trained on images that would be held out here for validation."""
     config = None if setting.weights.bank is None else setting.weights.bank / "config.json"
     if config is None or not config.is_file():  # where it is not a bank at all, loading it says so
         return
     held = json.loads(config.read_text())
-    if held.get("dataset") != setting.dataset:
+    if held.get("dataset") != setting.dataset and held.get("data") != data:
         return
     for name in ("seed", "validation_fraction"):
         here, there = getattr(setting, name), held.get(name)
@@ -267,3 +306,17 @@ def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:
 def jsonable(config: Any) -> dict[str, Any]:
     """A dataclass as JSON holds it, its paths as text."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def path_from(folder: Path, path: Path | str) -> str:
+    """A path as a file in ``folder`` holds it: relative to that folder, so that both may move together."""
+    try:
+        relative = os.path.relpath(path, folder)
+    except ValueError:  # on another drive
+        return str(Path(path).absolute())
+    return relative if relative.startswith(".") else os.path.join(".", relative)
+
+
+def dataset_from(folder: Path, dataset: str) -> str:
+    """The name of a data set as a file in ``folder`` holds it: :func:`path_from` for a path."""
+    return path_from(folder, Path(dataset).expanduser()) if is_path(dataset) else dataset

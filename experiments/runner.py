@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import itertools
 import json
 import logging
 import math
+import os
 import platform
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,11 +23,12 @@ import jax
 import joblib
 import tqdm
 import tyro
+from filelock import FileLock, Timeout
 
 import dd_jax
 from dd_jax.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
-from dd_jax.storage import write_atomically, write_json
+from dd_jax.storage import first_line, write_atomically, write_json
 
 Config = TypeVar("Config")
 State = TypeVar("State")
@@ -34,21 +38,42 @@ class RunError(Exception):
     """A run that cannot go on, with one line for the user."""
 
 
+class Stopped(Exception):
+    """A run that was asked to stop and has saved its state, with one line for the user."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number  # of the signal
+
+
+def say(what: str) -> None:
+    """Tells the user at once what is being done, apart from the results."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def command_line(presets: Mapping[str, Config], default: str, description: str, argv: list[str]) -> tuple[str, Config]:
     """Parses ``[PRESET] [--option value …]`` over frozen dataclasses.
 
     Returns:
-      The preset's name and its configuration with the options applied.
+      The name of the run and its configuration with the options applied. The name is the preset's, or the data set's
+      where that is not the preset's.
 
     Raises:
       ValueError: an unknown preset or option, or a value of the wrong type.
       SystemExit: after ``--help``.
     """
-    name, options = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (default, argv)
-    if name not in presets:
-        raise ValueError(f"preset: {name!r} is unknown; use one of {', '.join(presets)}")
+    given = bool(argv) and not argv[0].startswith("-")
+    preset, options = (argv[0], argv[1:]) if given else (default, argv)
+    if preset not in presets:
+        raise ValueError(f"preset: {preset!r} is unknown; use one of {', '.join(presets)}")
     text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
-    return name, parse(presets[name], text, name, options)
+    config = parse(presets[preset], text, preset if given else "[PRESET]", options)
+    dataset = _dataset(config)
+    return (preset if dataset == _dataset(presets[preset]) else Path(dataset).stem), config
+
+
+def _dataset(config: Any) -> str:
+    return getattr(getattr(config, "base", config), "dataset", "")
 
 
 def parse(default: Config, description: str, first: str, options: list[str]) -> Config:
@@ -81,6 +106,15 @@ def use_every_core() -> None:
     jax.config.update("jax_num_cpu_devices", joblib.cpu_count())
 
 
+@contextlib.contextmanager
+def told_if_it_fails(path: Path) -> Iterator[None]:
+    """For a picture or page of a result that is written already: what goes wrong is told, and the run goes on."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger(__name__).warning("%s was not written (%s)", path, first_line(error))
+
+
 def run_as_script(main: Callable[[list[str]], None]) -> None:
     """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -90,37 +124,100 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
         main(sys.argv[1:])
     except (ValueError, RunError) as error:
         sys.exit(f"error: {error}")
+    except Stopped as stop:
+        say(str(stop))
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint")
+        say("interrupted; the same command goes on from the last checkpoint")
+        os._exit(128 + signal.SIGINT)  # XLA crashes when Python ends in the order it does otherwise, mid-compilation
+    except BrokenPipeError:  # the reader of the output, such as head, has enough of it
+        os._exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        sys.exit("error: the disk is full; free some space, and the same command goes on from the last checkpoint")
 
 
-def claim_workdir(workdir: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the folder of a run, or checks that it holds a run of the very same settings.
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says so; orbax and tensorstore have kinds of their own."""
+    return error is not None and (
+        (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+        or os.strerror(errno.ENOSPC) in str(error)
+        or _disk_is_full(error.__cause__ or error.__context__)
+    )
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """Makes the folder of a run, or checks that it holds a run of the very same settings, and locks it meanwhile.
+
+    Yields:
+      The content of result.json where the run is finished, else None.
 
     Raises:
-      ValueError: the folder cannot be written, belongs to other settings, or holds something else.
+      ValueError: the folder cannot be written, belongs to other settings, is in use, or holds something else.
     """
-    path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+    with locked(workdir):
+        _check_settings(workdir, json.loads(json.dumps(settings)))
+        path = workdir / "result.json"
+        if not path.is_file():
+            yield None
+            return
+        try:
+            result = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"workdir: {path} is damaged ({error}); move it away to have it written anew") from error
+        say(f"{workdir} holds this run, finished")
+        yield result
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out of a work folder.
+
+    Raises:
+      ValueError: one is in it, or the folder cannot be written.
+    """
+    try:
+        held = FileLock(workdir / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"workdir: {workdir} is in use by another run; wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+    with held:
+        yield
+
+
+def _unusable(workdir: Path, error: OSError) -> ValueError:
+    return ValueError(f"workdir: {workdir} cannot be written ({error.strerror}); choose another folder")
+
+
+def _check_settings(workdir: Path, settings: Any) -> None:
+    """Writes config.json, or checks that it says the same; see :func:`claimed`."""
+    path = workdir / "config.json"
+    try:
         if path.exists():
             held = json.loads(path.read_text())
         elif any(not child.name.startswith(".") for child in workdir.iterdir()):
             raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
         else:
-            held = None
-        differences = [] if held is None else _differences(held, json.loads(json.dumps(settings)))
-        if not differences:
-            write_json(path, settings)  # also on resuming: what cannot be written to is better known now
+            held = settings
+        if differences := _differences(held, settings):
+            raise ValueError(
+                f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
+                "choose another --workdir, or run it with its own settings"
+            )
+        write_json(path, settings)  # also on resuming: what cannot be written to is better known now
     except OSError as error:
-        raise ValueError(f"workdir: {workdir} cannot be written ({error.strerror}); choose another folder") from error
+        raise _unusable(workdir, error) from error
     except json.JSONDecodeError as error:
         raise ValueError(f"workdir: {path} is damaged ({error}); choose another folder") from error
-    if differences:
-        raise ValueError(
-            f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
-            "choose another --workdir, or run it with its own settings"
-        )
 
 
 def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
@@ -131,12 +228,19 @@ def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[Callable[[], bool]]:
-    """While open, the first interrupt or termination (a preempted machine's) is noted; a second acts as usual."""
-    seen: list[int] = []
+def signals() -> Iterator[Callable[[], int]]:
+    """While open, the first interrupt or termination (a preempted machine's) is noted; a second acts as usual.
+
+    Yields:
+      What gives its number, or 0. Outside the main thread, where there can be no handlers, it is always 0.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    seen = [0]
 
     def note(number, frame):
-        seen.append(number)
+        seen[0] = number
         restore()
 
     def restore():
@@ -145,7 +249,7 @@ def signals() -> Iterator[Callable[[], bool]]:
 
     before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(seen)
+        yield lambda: seen[0]
     finally:
         restore()
 
@@ -195,17 +299,24 @@ def train(
       remedy: what to change when the loss is not finite.
 
     Raises:
-      RunError: the loss or the meta-gradient was not finite, or a signal asked to stop; the last good state is saved.
+      RunError: the loss or the meta-gradient was not finite; the last good state is saved.
+      Stopped: a signal asked to stop; the last state is saved.
+      ValueError, OSError: checkpoints that cannot be used (see :meth:`dd_jax.checkpoint.Checkpoints.restore`).
     """
     metrics_path = workdir / "metrics.jsonl"
     with checkpoints(workdir / "checkpoints") as saved:
-        start, state = saved.restore(state) or (0, state)
+        start, state, facts = saved.restore(state) or (0, state, {})
         metrics = [line for line in read_lines(metrics_path) if line["step"] <= start]
         write_atomically(metrics_path, "".join(json.dumps(line) + "\n" for line in metrics))
-        began = time.monotonic() - (metrics[-1]["seconds"] if metrics else 0.0)
+        done = facts.get("seconds", metrics[-1]["seconds"] if metrics else 0.0)
+        began = time.monotonic() - done
         if start:
             print(f"resuming at step {start} of {steps}", flush=True)
         last_save = time.monotonic()
+
+        def save(step: int, state: State) -> None:
+            saved.save(step, state, {"seconds": round(time.monotonic() - began, 3)})
+
         bar = tqdm.tqdm(
             total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps, dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 60.0,
@@ -220,7 +331,7 @@ def train(
                 """Records a dispatched step once its numbers are there; a refused one ends the run."""
                 loss, norm, finite = (x.item() for x in jax.device_get(info))
                 if not finite:
-                    saved.save(step - 1, state)
+                    save(step - 1, state)
                     raise RunError(
                         f"step {step}: the loss is {loss} and the meta-gradient's norm {norm}; {remedy}. "
                         f"The state after step {step - 1} is saved in {workdir / 'checkpoints'}"
@@ -244,21 +355,21 @@ def train(
                 if validating:
                     record(step, validate(state))
                 if saving:
-                    saved.save(step, state)
+                    save(step, state)
                     last_save = time.monotonic()
                 if stopping:
-                    raise RunError(f"stopped after step {step} of {steps}; the same command goes on from there")
+                    raise Stopped(
+                        f"stopped after step {step} of {steps}; the same command goes on from there", stopping
+                    )
     return Trained(state, metrics, time.monotonic() - began)
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a JSON-lines file; a last one cut short by a crash is dropped."""
+    """The whole lines of a JSON-lines file; one cut short by a crash is dropped."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return lines
 
 
