@@ -9,11 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
-from dd_jax.readers import RawData, resize
+from dd_jax.readers import RawData
 
 TEST_FRACTION = 0.2  # held out where a source has no test split, always the same examples
 _PADDING = 4  # pixels, of the random crop
-_LUMA = (19595, 38470, 7471)  # (0.299, 0.587, 0.114) · 2¹⁶, of red, green and blue (ITU-R BT.601)
 
 
 class Split(NamedTuple):
@@ -47,52 +46,27 @@ class Dataset(NamedTuple):
         return height, width, depth
 
 
-def conform(raw: RawData, size: int | None = None, channels: int | None = None) -> RawData:
-    """Brings the images of both splits to ``[N, size, size, channels]``, so that one network takes several sources.
-
-    Sizes change by bicubic resizing. Grey is repeated over three channels; colour becomes its luma, as in Pillow's "L".
-
-    Args:
-      raw: labelled images, ``[N, H, W, 1 or 3]``.
-      size: height and width; None keeps both.
-      channels: 1 (grey) or 3 (colour); None keeps them.
-
-    Raises:
-      ValueError: a size below 1, or another number of channels.
-    """
-    if size is not None and size < 1:
-        raise ValueError(f"size: {size} is below 1; use a number of pixels, or None to keep the images' own")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels: {channels} is not accepted; use 1 (grey), 3 (colour), or None to keep them")
-
-    def change(images):
-        if channels == 1 and images.shape[-1] == 3:
-            images = ((images @ np.array(_LUMA, np.int32) + 2**15) >> 16).astype(np.uint8)[..., None]
-        if size is not None and images.shape[1:3] != (size, size):
-            images = resize(images, size)
-        return np.repeat(images, 3, axis=-1) if channels == 3 and images.shape[-1] == 1 else images
-
-    test_images = None if raw.test_images is None else change(raw.test_images)
-    return raw._replace(images=change(raw.images), test_images=test_images)
-
-
 def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:
-    """Holds a validation split out of training, stratified by class, and puts everything on the device.
+    """Puts three splits on the device; those that a source has not are held out of training, stratified by class.
 
     Args:
-      raw: labelled images; without a test split of their own, ``TEST_FRACTION`` of them becomes one.
+      raw: labelled images; without a test split of their own, ``TEST_FRACTION`` of them becomes one. A validation split
+        of their own is used as it is, in place of one held out.
       validation_fraction: share of the training examples, in (0, 1).
       seed: chooses the validation examples, and nothing else.
 
     Raises:
-      ValueError: a fraction out of range, or a class with too few examples to be in every split.
+      ValueError: a fraction out of range, or a class with too few examples to be in every split that is made here.
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction: {validation_fraction} is not between 0 and 1")
     train, test = (raw.images, raw.labels), (raw.test_images, raw.test_labels)
+    validation = (raw.validation_images, raw.validation_labels)
     if raw.test_images is None:
-        train, test = _stratified(*train, TEST_FRACTION, 0)
-    train, validation = _stratified(*train, validation_fraction, seed)
+        train, test = _stratified(*train, TEST_FRACTION, 0, raw.class_names, "testing; give a test split")
+    if raw.validation_images is None:
+        use = "validation; take another validation_fraction"
+        train, validation = _stratified(*train, validation_fraction, seed, raw.class_names, use)
     # In float64 sums over uint8, without a float copy of the whole set.
     channels = [np.bincount(train[0][..., d].ravel(), minlength=256) for d in range(train[0].shape[-1])]
     levels = np.arange(256) / 255
@@ -108,18 +82,23 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
     )
 
 
-def _stratified(images, labels, fraction, seed):
+def _stratified(images, labels, fraction, seed, names, use):
+    """Splits a share off, with examples of every class on both sides."""
     try:
         keep, held = train_test_split(
             np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed, shuffle=True
         )
-    except ValueError as error:
-        fewest = np.bincount(labels).min()
-        raise ValueError(
-            f"dataset: {len(labels)} training examples, {fewest} in the smallest class, are too few to hold out "
-            f"{fraction:.0%} of every class; add examples"
-        ) from error
+    except ValueError:  # fewer examples on a side than classes, or a class of one
+        keep, held = np.empty((2, 0), int)
     keep, held = np.sort(keep), np.sort(held)
+    counts, kept, out = (np.bincount(part, minlength=len(names)) for part in (labels, labels[keep], labels[held]))
+    lacking = np.flatnonzero((kept == 0) | (out == 0))
+    if lacking.size:
+        rare = lacking[counts[lacking].argmin()]
+        raise ValueError(
+            f"dataset: class {names[rare]!r} has {counts[rare]} of {len(labels)} training examples, too few to hold "
+            f"{fraction:.3g} of every class out for {use}, or add examples of it"
+        )
     return (images[keep], labels[keep]), (images[held], labels[held])
 
 

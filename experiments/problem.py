@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from dd_jax.bank import drawn, fingerprint, load_bank
-from dd_jax.data import Dataset, Split, conform, make_dataset
+from dd_jax.data import Dataset, Split, make_dataset
 from dd_jax.devices import dealt_out
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
 from dd_jax.initial_weights import initial_weights
@@ -209,7 +209,7 @@ class Problem(NamedTuple):
 def read_images(dataset: str, images: Images) -> RawData:
     """Reads labelled images and brings them to their form."""
     say(f"reading {dataset}")
-    return conform(read(dataset), images.size, images.channels)
+    return read(dataset, images.size, images.channels)
 
 
 def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data import batch_drawer, conform, crop_and_flip, make_dataset, normalise
+from dd_jax.data import batch_drawer, crop_and_flip, make_dataset, normalise
 from dd_jax.evaluation import evaluate
-from dd_jax.readers import RawData
+from dd_jax.readers import RawData, conform
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (100, 6, 6, 3), dtype=np.uint8)
@@ -58,7 +58,7 @@ def test_a_validation_fraction_out_of_range_is_refused(fraction):
 def test_a_class_too_small_to_split_and_a_constant_channel_are_refused():
     labels = LABELS.copy()
     labels[-9:] = 2
-    with pytest.raises(ValueError, match="1 in the smallest class, are too few"):
+    with pytest.raises(ValueError, match="class 'd' has 1 of 100 training examples, too few to hold"):
         make_dataset(RAW._replace(labels=labels))
     flat = IMAGES.copy()
     flat[..., 1] = 9
