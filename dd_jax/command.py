@@ -1,4 +1,4 @@
-"""``dd-jax NAME …``: the experiments from wherever dd_jax is installed, as ``python -m experiments.NAME …`` in a checkout.
+"""``dd-jax NAME …``: the experiments wherever dd_jax is installed, as ``python -m experiments.NAME …`` in a checkout.
 
 An installed package holds them as ``dd_jax.experiments``, so that a folder of the user's own may be called
 ``experiments``. A checkout, or an editable install of one, holds them beside ``dd_jax`` and lends them that name.
