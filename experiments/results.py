@@ -1,23 +1,28 @@
-"""Keeps the runs that README.md quotes, and writes its table from them.
+"""Keeps the runs that README.md quotes, and writes its tables from them.
 
-    python -m experiments.results [RUN_DIR …]
+    python -m experiments.results [RUN_DIR …] [--replace]
 
 copies the small files of each finished run to results/EXPERIMENT/NAME (NAME is the run's folder), then rewrites the
-tables in README.md from everything under results/. A run tested on few networks may be scored on more with
-``python -m experiments.evaluate RUN --output RUN/evaluation.json``, which the table then quotes.
+tables in README.md from everything under results/; without runs, it does only that. A record that exists already and
+differs is replaced with ``--replace`` only, and nothing is written unless every run can be recorded. A run tested on
+few networks may be scored on more with ``python -m experiments.evaluate RUN --output RUN/evaluation.json``, which the
+table then quotes.
 """
 
 import dataclasses
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import tyro
 
 from dd_jax.evaluation import Training
 from dd_jax.report import percent, percent_reported
 from dd_jax.storage import write_atomically
 
 from .ablations import TITLES, VALUES
-from .runner import run_as_script
+from .runner import parse, run_as_script
 
 ROOT = Path(__file__).parent.parent
 _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png")}
@@ -36,15 +41,40 @@ LARGEST = 2**21  # bytes of a file: the weights of a known AlexCifarNet are more
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
 
 
-def record(run: Path, results: Path) -> None:
-    """Copies the small files of a finished run.
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the command."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Work folders of finished runs to record."""
+    replace: bool = False
+    """Replace records of the same names that differ."""
+
+
+class Record(NamedTuple):
+    """The small files of a finished run, by their names in the record."""
+
+    experiment: str
+    name: str
+    files: dict[str, bytes]
+
+    @property
+    def place(self) -> str:
+        """Its folder within the checkout."""
+        return f"results/{self.experiment}/{self.name}"
+
+    def json(self, file: str = "result.json") -> dict[str, Any]:
+        """The content of one of its files."""
+        return json.loads(self.files[file])
+
+
+def read_run(run: Path) -> Record:
+    """What is to be kept of a finished run.
 
     Raises:
-      ValueError: the run is not finished, or of an experiment that has no table here.
+      ValueError: the run is not finished, is damaged, or is of an experiment that has no table here.
     """
-    if not (run / "result.json").is_file():
-        raise ValueError(f"run: {run} has no result.json; use the work folder of a finished run")
-    experiment = json.loads((run / "result.json").read_text())["experiment"]
+    experiment = _read_json(run, "result.json").get("experiment")
     if experiment not in KEPT:
         raise ValueError(f"run: {run} is of {experiment}; use one of {', '.join(KEPT)}")
     kept = {name: there for name, there in KEPT[experiment].items() if (run / name).is_file()}
@@ -53,22 +83,95 @@ def record(run: Path, results: Path) -> None:
             raise ValueError(f"run: {run} has no {name}; use the work folder of a finished run")
     if "evaluation.json" in kept:
         _check_evaluation(run)
-    target = results / experiment / run.resolve().name
-    target.mkdir(parents=True, exist_ok=True)
-    for name in kept:
+    files = {}
+    for name, there in kept.items():
         content = (run / name).read_bytes()
         if len(content) > LARGEST:
             print(f"{run / name} is {len(content) / 2**20:.0f} MiB and left out; the run's settings make it again")
-            (target / kept[name]).unlink(missing_ok=True)  # of an earlier run
             continue
         if Path(name).suffix in (".json", ".md"):  # paths within the checkout, whatever its place
             content = content.replace(f"{ROOT}/".encode(), b"")
-        write_atomically(target / kept[name], content)
+        files[there] = content
+    record = Record(experiment, run.resolve().name, files)
+    try:
+        _cells(record)
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"run: {run} cannot be tabulated ({error!r}); use the work folder of a finished run"
+        ) from error
+    return record
+
+
+def _read_json(run: Path, name: str) -> dict[str, Any]:
+    if not (run / name).is_file():
+        raise ValueError(f"run: {run} has no {name}; use the work folder of a finished run")
+    try:
+        return json.loads((run / name).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"run: {run / name} is damaged ({error}); use the work folder of a finished run") from error
+
+
+def read_runs(runs: Iterable[Path]) -> dict[str, Record]:
+    """What is to be kept of each, by the folder of its record.
+
+    Raises:
+      ValueError: one of them cannot be recorded, or two would be the same record.
+    """
+    records: dict[str, Record] = {}
+    for run in runs:
+        record = read_run(run)
+        if record.place in records:
+            raise ValueError(f"run: {run} would be {record.place}, as one before it; record one, or rename its folder")
+        records[record.place] = record
+    return records
+
+
+def read_records(results: Path) -> dict[str, Record]:
+    """Every record under ``results``, by its folder."""
+    records = {}
+    for experiment, kept in KEPT.items():
+        for folder in sorted(path.parent for path in (results / experiment).glob("*/result.json")):
+            files = {name: (folder / name).read_bytes() for name in kept.values() if (folder / name).is_file()}
+            record = Record(experiment, folder.name, files)
+            records[record.place] = record
+    return records
+
+
+def write(record: Record, results: Path) -> None:
+    """Writes a record in place of the one of its name, if there is one."""
+    target = results / record.experiment / record.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT[record.experiment].values():
+        if name in record.files:
+            write_atomically(target / name, record.files[name])
+        else:
+            (target / name).unlink(missing_ok=True)  # of an earlier run
+
+
+def record(run: Path, results: Path) -> None:
+    """Copies the small files of a finished run, in place of the record of its name, if there is one.
+
+    Raises:
+      ValueError: it cannot be recorded.
+    """
+    write(read_run(run), results)
+
+
+def changes(old: Record, new: Record) -> str:
+    """Which files differ between two records of a name, and which figures of the tables."""
+    files = [name for name in KEPT[new.experiment].values() if old.files.get(name) != new.files.get(name)]
+    before, after = (dict(enumerate(_cells(record))) for record in (old, new))
+    figures = [
+        f"{(after.get(i) or before[i])[0]}: {before.get(i, ('', '–'))[1]} → {after.get(i, ('', '–'))[1]}"
+        for i in sorted(before | after)
+        if before.get(i) != after.get(i)
+    ]
+    return f"{', '.join(files)}; {'; '.join(figures) or 'the figures are the same'}"
 
 
 def _check_evaluation(run: Path) -> None:
     """Refuses an evaluation that is not of what the table says: the test split, after all steps as they were made."""
-    evaluation, result = (json.loads((run / name).read_text()) for name in ("evaluation.json", "result.json"))
+    evaluation, result = (_read_json(run, name) for name in ("evaluation.json", "result.json"))
     shape = result["config"]["distilled"]
     wanted = ("test", dataclasses.asdict(Training()), shape["steps"] * shape["epochs"])
     found = (evaluation["split"], evaluation["training"], evaluation["scores"][-1]["steps"])
@@ -81,56 +184,79 @@ def _check_evaluation(run: Path) -> None:
 
 def tables(results: Path) -> str:
     """The Markdown tables of every record, sorted by folder; measured figures beside the paper's."""
-    parts = [
-        _table(
-            "run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
-            "| after, reported",
-            [_row(*record) for name in ("fixed_init", "random_init") for record in _records(results, name)],
-        )
-    ]
-    for path, result in _records(results, "baselines"):
+    return tables_of(read_records(results).values())
+
+
+def tables_of(records: Collection[Record]) -> str:
+    """The Markdown tables of these records."""
+    records = sorted(records, key=lambda record: (list(KEPT).index(record.experiment), record.name))
+
+    def of(*experiments: str) -> list[Record]:
+        return [record for record in records if record.experiment in experiments]
+
+    parts = [_table(_RUN, [_run(record) for record in of("fixed_init", "random_init")])]
+    for record in of("baselines"):
+        seconds = _duration(record.json()["wall_seconds"])
         parts += [
-            f"Baselines on {path.parent.name}, as many images as `random_init` ({_duration(result['wall_seconds'])}):",
-            (path.parent / "table.md").read_text().rstrip(),
+            f"Baselines on {record.name}, as many images as `random_init` ({seconds}):",
+            record.files["table.md"].decode().rstrip(),
         ]
-    for path, result in _records(results, "ablations"):
+    for record in of("ablations"):
         parts += [
-            f"[Ablations](results/ablations/{path.parent.name}) on {path.parent.name}, {result['outer_steps']:,} outer "
-            "steps for each value, a reduced budget:",
-            _table("setting | value: accuracy", [_ablation(*item) for item in result["tables"].items()]),
+            f"[Ablations]({record.place}) on {record.name}, {record.json()['outer_steps']:,} outer steps for each "
+            "value, a reduced budget:",
+            _table("setting | value: accuracy", _cells(record)),
         ]
-    for experiment, title, heading, row in (
-        ("pretrain", "Banks of trained networks:", _BANK, _bank),
-        ("adaptation", "Adaptation of trained networks to another data set, test accuracy there:", _ADAPTED, _adapted),
-        ("attack", "Poisoning with one gradient step, on the test set:", _ATTACK, _attack),
+    for experiment, title in (
+        ("pretrain", "Banks of trained networks:"),
+        ("adaptation", "Adaptation of trained networks to another data set, test accuracy there:"),
+        ("attack", "Poisoning with one gradient step, on the test set:"),
     ):
-        rows = [row(*record) for record in _records(results, experiment)]
+        heading, row = _ROWS[experiment]
+        rows = [row(record) for record in of(experiment)]
         parts += [title, _table(heading, rows)] if rows else []
     return "\n\n".join(parts)
 
 
-def _records(results: Path, experiment: str) -> list[tuple[Path, dict[str, Any]]]:
-    return [(path, json.loads(path.read_text())) for path in sorted((results / experiment).glob("*/result.json"))]
+def _cells(record: Record) -> list[tuple[str, str]]:
+    """What the tables say of a record: each figure with its title."""
+    if record.experiment == "baselines":
+        return [(row["name"], percent(row["accuracy"])) for row in record.json()["rows"]]
+    if record.experiment == "ablations":
+        return [_ablation(*item) for item in record.json()["tables"].items()]
+    heading, row = _ROWS[record.experiment]
+    return list(zip(heading.split(" | "), row(record), strict=True))
 
 
-def _table(heading: str, rows: list[tuple[str, ...]]) -> str:
+def _table(heading: str, rows: Iterable[tuple[str, ...]]) -> str:
     rule = "|".join("---" for _ in heading.split(" | "))
     return "\n".join([f"| {heading} |", f"|{rule}|", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _link(path: Path) -> str:
-    return f"[{path.parent.name}](results/{path.parent.parent.name}/{path.parent.name})"
+def _link(record: Record) -> str:
+    return f"[{record.name}]({record.place})"
 
 
-def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
-    config, test = result["config"], result["test_accuracy"]
-    shape, after = config["distilled"], test["after"]
-    if (evaluation := path.parent / "evaluation.json").is_file():
-        after = json.loads(evaluation.read_text())["scores"][-1]["accuracy"]
+def _known(result: dict[str, Any]) -> bool:
+    """Whether the images were made for one known network."""
+    return result["config"]["weights"].get("nets") is None  # the first records of fixed_init have no such setting
+
+
+_RUN = (
+    "run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
+    "| after, reported"
+)
+
+
+def _run(record: Record) -> tuple[str, ...]:
+    result = record.json()
+    shape, test = result["config"]["distilled"], result["test_accuracy"]
+    evaluated = "evaluation.json" in record.files
+    after = record.json("evaluation.json")["scores"][-1]["accuracy"] if evaluated else test["after"]
     return (
-        _link(path),
+        _link(record),
         result["dataset"],
-        "known" if test["after"]["n"] == 1 else "random",
+        "known" if _known(result) else "random",
         f"{shape['images_per_class']} per class × {shape['steps']}",
         str(shape["steps"] * shape["epochs"]),
         *_budget(result),
@@ -140,17 +266,18 @@ def _row(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _ablation(axis: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+def _ablation(axis: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
     return TITLES[axis], ", ".join(f"{row['value']:g}: {percent(row['accuracy'])}" for row in rows)
 
 
 _BANK = "bank | networks × epochs | time | test accuracy | lowest | held-out networks | their test accuracy"
 
 
-def _bank(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
+def _bank(record: Record) -> tuple[str, ...]:
+    result = record.json()
     config, (train, held_out) = result["config"], (result["test_accuracy"][part] for part in ("train", "held_out"))
     return (
-        _link(path),
+        _link(record),
         f"{config['networks']} × {config['recipe']['epochs']}",
         _duration(result["wall_seconds"]),
         percent(train),
@@ -166,11 +293,11 @@ _ADAPTED = " | ".join(
 )
 
 
-def _adapted(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
-    beside = {row["name"]: row for row in json.loads((path.parent / "baselines.json").read_text())["rows"]}
+def _adapted(record: Record) -> tuple[str, ...]:
+    result, beside = record.json(), {row["name"]: row for row in record.json("baselines.json")["rows"]}
     return (
-        _link(path),
-        "one, known" if result["test_accuracy"]["after"]["n"] == 1 else "random",
+        _link(record),
+        "one, known" if _known(result) else "random",
         *_budget(result),
         percent(result["test_accuracy"]["after"]),
         percent_reported(result["reported"], result["reported_std"]),
@@ -184,16 +311,26 @@ _ATTACK = (
 )
 
 
-def _attack(path: Path, result: dict[str, Any]) -> tuple[str, ...]:
-    attack = json.loads((path.parent / "attack.json").read_text())
+def _attack(record: Record) -> tuple[str, ...]:
+    result, attack = record.json(), record.json("attack.json")
     times = [attack[when] for when in ("before", "after", "random_real")]
     return (
-        _link(path),
-        "one, known" if result["test_accuracy"]["after"]["n"] == 1 else "random",
+        _link(record),
+        "one, known" if _known(result) else "random",
         *_budget(result),
         f"{attack['attacked']} → {attack['target']}",
         *(percent(measured[kind]) for kind in ("attacked_to_target", "others") for measured in times),
     )
+
+
+# experiment -> the heading of its table, and the row of a record in it
+_ROWS = {
+    "fixed_init": (_RUN, _run),
+    "random_init": (_RUN, _run),
+    "pretrain": (_BANK, _bank),
+    "adaptation": (_ADAPTED, _adapted),
+    "attack": (_ATTACK, _attack),
+}
 
 
 def _budget(result: dict[str, Any]) -> tuple[str, str]:
@@ -210,14 +347,43 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
+def _around_tables(readme: Path) -> tuple[str, str]:
+    """What stands before and after the tables.
+
+    Raises:
+      ValueError: there is no such README.md; an installed package has none.
+    """
+    text = readme.read_text() if readme.is_file() else ""
+    if BEGIN not in text or END not in text:
+        raise ValueError(
+            f"README.md: {readme} has no tables; records are kept in a checkout of dd_jax, so run it there"
+        )
+    return text.split(BEGIN)[0], text.split(END)[1]
+
+
 def main(argv: list[str]) -> None:
     """The command line of this module."""
+    config = parse(Config(), __doc__ or "", "", argv)
     results, readme = ROOT / "results", ROOT / "README.md"
-    for run in argv:
-        record(Path(run), results)
-    before, rest = readme.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    write_atomically(readme, f"{before}{BEGIN}\n{tables(results)}\n{END}{after}")
+    above, below = _around_tables(readme)
+    held, new = read_records(results), read_runs(config.runs)
+    differing = {place: record for place, record in new.items() if record != held.get(place)}
+    for place in new:
+        print(f"{place}: {_news(held.get(place), new[place])}")
+    replaced = [place for place in differing if place in held]
+    if replaced and not config.replace:
+        raise ValueError(f"runs: {', '.join(replaced)} would be replaced, and nothing is; give --replace to do so")
+    text = tables_of((held | new).values())
+    for record in differing.values():
+        write(record, results)
+    write_atomically(readme, f"{above}{BEGIN}\n{text}\n{END}{below}")
+    print(f"README.md: its tables are written from the {len(held | new)} records under results")
+
+
+def _news(held: Record | None, new: Record) -> str:
+    if held is None:
+        return "new"
+    return "recorded already" if held == new else f"replaces the record of that name: {changes(held, new)}"
 
 
 if __name__ == "__main__":

@@ -6,10 +6,26 @@ import json
 import pytest
 
 from dd_jax.evaluation import Training
+from dd_jax.storage import load_distilled
 from experiments import results
 
+RESULTS = results.ROOT / "results"
+FILES = sorted(RESULTS.glob("*/*/distilled.npz"))
 
-def finished_run(folder, accuracy, reported):
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """An empty one, of which the command is part."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    return tmp_path
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def finished_run(folder, accuracy, reported, nets=4):
     folder.mkdir(parents=True)
     content = {
         "experiment": "fixed_init",
@@ -21,20 +37,26 @@ def finished_run(folder, accuracy, reported):
             "after": {"mean": accuracy, "std": 0.01, "n": 200},
         },
         "reported": reported,
-        "config": {"distilled": {"steps": 10, "epochs": 3, "images_per_class": 1}, "batch_size": 256},
+        "config": {
+            "distilled": {"steps": 10, "epochs": 3, "images_per_class": 1},
+            "weights": {"nets": nets},
+            "batch_size": 256,
+        },
     }
     (folder / "result.json").write_text(json.dumps(content))
     (folder / "distilled.npz").write_bytes(b"data")
     (folder / "images.png").write_bytes(b"picture")
 
 
-def test_the_table_holds_what_was_measured_beside_what_was_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
-    finished_run(tmp_path / "runs" / "b", 0.9123, None)
-    finished_run(tmp_path / "runs" / "a", 0.8, 0.966)
-    results.main([str(tmp_path / "runs" / name) for name in "ba"])
-    readme = (tmp_path / "README.md").read_text()
+def test_the_table_holds_what_was_measured_beside_what_was_reported(checkout, capsys):
+    finished_run(checkout / "runs" / "b", 0.9123, None)
+    finished_run(checkout / "runs" / "a", 0.8, 0.966)
+    results.main([str(checkout / "runs" / name) for name in "ba"])
+    assert capsys.readouterr().out == (
+        "results/fixed_init/b: new\nresults/fixed_init/a: new\n"
+        "README.md: its tables are written from the 2 records under results\n"
+    )
+    readme = (checkout / "README.md").read_text()
     rows = [line for line in readme.splitlines() if "results/fixed_init" in line]
     assert [row.split("|")[-4:-1] for row in rows] == [
         [" 10.00 % ", " 80.00 ± 1.00 % (n = 200) ", " 96.6 % "],
@@ -44,7 +66,137 @@ def test_the_table_holds_what_was_measured_beside_what_was_reported(tmp_path, mo
     assert readme.startswith("before\n")
     assert readme.endswith("\nafter\n")
     assert "old" not in readme
-    assert (tmp_path / "results" / "fixed_init" / "a" / "images.png").read_bytes() == b"picture"
+    assert (checkout / "results" / "fixed_init" / "a" / "images.png").read_bytes() == b"picture"
+
+
+def test_help_records_nothing(checkout, capsys):
+    before = files(checkout)
+    with pytest.raises(SystemExit) as stop:
+        results.main(["--help"])
+    assert not stop.value.code
+    assert "--replace" in capsys.readouterr().out
+    assert files(checkout) == before
+
+
+def test_without_runs_the_tables_are_written_again(checkout, capsys):
+    finished_run(checkout / "runs" / "a", 0.8, None)
+    results.record(checkout / "runs" / "a", checkout / "results")
+    results.main([])
+    assert "results/fixed_init/a" in (checkout / "README.md").read_text()
+    assert capsys.readouterr().out == "README.md: its tables are written from the 1 records under results\n"
+
+
+def test_a_record_that_differs_is_replaced_only_when_told_so(checkout, capsys):
+    run = checkout / "runs" / "a"
+    finished_run(run, 0.8, None)
+    results.main([str(run)])
+    results.main([str(run)])  # the same again is no replacement
+    assert "results/fixed_init/a: recorded already\n" in capsys.readouterr().out
+    content = (run / "result.json").read_text()
+    (run / "result.json").write_text(content.replace('"mean": 0.8', '"mean": 0.7').replace("630.0", "690.0"))
+    other = checkout / "runs" / "other"
+    finished_run(other, 0.9, None)
+    before = files(checkout)
+    with pytest.raises(
+        ValueError, match=r"^runs: results/fixed_init/a would be replaced, .*; give --replace to do so$"
+    ):
+        results.main([str(other), str(run)])
+    said = (
+        "results/fixed_init/a: replaces the record of that name: result.json; time: 10 min → 12 min; "
+        "after, measured: 80.00 ± 1.00 % (n = 200) → 70.00 ± 1.00 % (n = 200)\n"
+    )
+    assert said in capsys.readouterr().out
+    assert files(checkout) == before
+    results.main([str(other), str(run), "--replace"])
+    assert said in capsys.readouterr().out
+    assert "| 70.00 ± 1.00 % (n = 200) |" in (checkout / "README.md").read_text()
+    assert (checkout / "results" / "fixed_init" / "other" / "result.json").is_file()
+
+
+def test_a_replaced_record_keeps_no_evaluation_of_the_one_before(checkout, capsys):
+    run, target = checkout / "runs" / "few", checkout / "results" / "random_init" / "few"
+    finished_run(run, 0.9, None)
+    content = (run / "result.json").read_text().replace("fixed_init", "random_init")
+    (run / "result.json").write_text(content)
+    target.mkdir(parents=True)
+    for file in run.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    evaluation = {"scores": [{"steps": 30, "accuracy": {"mean": 0.777, "std": 0.02, "n": 500}}]}
+    (target / "evaluation.json").write_text(json.dumps(evaluation))
+    results.main([str(run), "--replace"])
+    assert "77.70 ± 2.00 % (n = 500) → 90.00 ± 1.00 % (n = 200)" in capsys.readouterr().out
+    assert not (target / "evaluation.json").exists()
+
+
+def test_nothing_is_recorded_unless_everything_can_be(checkout):
+    good, bad, twin = (checkout / "runs" / name for name in ("good", "bad", "elsewhere/good"))
+    for run in (good, bad, twin):
+        finished_run(run, 0.8, None)
+    before = files(checkout)
+    (bad / "images.png").unlink()
+    with pytest.raises(ValueError, match=r"^run: .*bad has no images\.png"):
+        results.main([str(good), str(bad)])
+    (bad / "images.png").write_bytes(b"picture")
+    for damaged, message in (
+        ('{"experiment', r"bad/result\.json is damaged"),
+        ('{"experiment": "fixed_init"}', "bad "),
+    ):
+        whole = (bad / "result.json").read_text()
+        (bad / "result.json").write_text(damaged)
+        with pytest.raises(ValueError, match=f"^run: .*{message}.*; use the work folder of a finished run$"):
+            results.main([str(good), str(bad)])
+        (bad / "result.json").write_text(whole)
+    with pytest.raises(ValueError, match=r"^run: .*elsewhere/good would be results/fixed_init/good, as one before it"):
+        results.main([str(good), str(twin)])
+    assert files(checkout) == before
+
+
+def test_outside_a_checkout_it_refuses(checkout):
+    (checkout / "README.md").unlink()
+    with pytest.raises(ValueError, match=r"^README\.md: .* has no tables; records are kept in a checkout of dd_jax"):
+        results.main([])
+    assert not any(checkout.iterdir())
+
+
+def test_a_run_for_random_networks_is_one_even_if_tested_on_one(checkout):
+    for name, nets in (("known", None), ("random", 4)):
+        finished_run(checkout / "runs" / name, 0.8, None, nets)
+        content = (checkout / "runs" / name / "result.json").read_text()
+        (checkout / "runs" / name / "result.json").write_text(content.replace('"n": 200', '"n": 1'))
+    results.main([str(checkout / "runs" / name) for name in ("known", "random")])
+    readme = (checkout / "README.md").read_text()
+    assert "| [known](results/fixed_init/known) | mnist | known |" in readme
+    assert "| [random](results/fixed_init/random) | mnist | random |" in readme
+
+
+def test_the_readme_has_the_tables_of_the_records():
+    readme = (results.ROOT / "README.md").read_text()
+    assert readme.split(results.BEGIN)[1].split(results.END)[0] == f"\n{results.tables(RESULTS)}\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(path.parts[-3:-1]))
+def test_the_distilled_data_of_a_record_say_all_that_an_evaluation_needs(path):
+    file, result = load_distilled(path), json.loads((path.parent / "result.json").read_text())
+    config, meta = result["config"], file.meta
+    weights = config["weights"]
+    for name in ("experiment", "dataset", "versions"):
+        assert meta[name] == result[name]
+    assert (meta["network"], meta["validation_fraction"]) == (config["network"], config["validation_fraction"])
+    assert meta["images"] == config.get("images", {"size": None, "channels": None})
+    known = {"law": weights["law"], "gain": weights["gain"], "seed": config["seed"]}
+    if weights.get("bank"):
+        known |= {"bank": weights["bank"], "validation_nets": weights["validation_nets"]}
+    assert meta["initialisation"] == known
+    assert meta["relabel"] == config.get("relabel", {})
+    assert (meta["steps"], meta["epochs"]) == (config["distilled"]["steps"], config["distilled"]["epochs"])
+    assert len(meta["class_names"]) == file.labels.shape[2]
+    assert meta["use"]
+    assert len(file.step_sizes) == meta["steps"] * meta["epochs"]
+    assert bool(file.initial_weights) == (weights.get("nets") is None)
+
+
+def test_records_have_distilled_data():
+    assert len(FILES) >= 16  # so that the test above is of something
 
 
 def test_the_budget_has_that_of_the_runs_it_began_from(tmp_path):
@@ -111,13 +263,11 @@ def test_a_run_without_a_table_is_refused(tmp_path):
         results.record(tmp_path, tmp_path / "results")
 
 
-def test_a_table_of_baselines_follows(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\n{results.END}\n")
-    run = tmp_path / "runs" / "mnist"
+def test_a_table_of_baselines_follows(checkout):
+    run = checkout / "runs" / "mnist"
     run.mkdir(parents=True)
-    (run / "result.json").write_text('{"experiment": "baselines", "wall_seconds": 90.0}')
+    (run / "result.json").write_text('{"experiment": "baselines", "wall_seconds": 90.0, "rows": []}')
     (run / "table.md").write_text("| a | b |\n")
     results.main([str(run)])
-    readme = (tmp_path / "README.md").read_text()
+    readme = (checkout / "README.md").read_text()
     assert "Baselines on mnist, as many images as `random_init` (90 s):\n\n| a | b |\n" in readme

@@ -1,0 +1,147 @@
+"""Every preset of every experiment fits its data and its network, and has the paper's figures where it should."""
+
+import json
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from dd_jax.initial_weights import initial_weights
+from dd_jax.networks import make_network
+from dd_jax.outer import check_recipe
+from dd_jax.pretraining import check_pretraining
+from experiments import ablations, adaptation, attack, baselines, fixed_init, linear_case, pretrain, random_init
+from experiments.distil import reported
+from experiments.problem import jsonable
+from experiments.reported import ADAPTATION, BASELINES, REPORTED
+from experiments.runner import command_line
+
+
+class Data(NamedTuple):
+    """A data set as it is read; all have ten classes."""
+
+    size: int
+    channels: int
+    examples: int  # of the training split, before any is held out
+
+
+DATA = {
+    "digits": Data(28, 1, 1442),
+    "mnist": Data(28, 1, 60000),
+    "fashion_mnist": Data(28, 1, 60000),
+    "usps": Data(16, 1, 7291),
+    "svhn_cropped": Data(32, 3, 73257),
+    "cifar10": Data(32, 3, 50000),
+}
+CLASSES = 10
+MODULES = {
+    "fixed_init": fixed_init.PRESETS,
+    "random_init": random_init.PRESETS,
+    "adaptation": adaptation.PRESETS,
+    "attack": attack.PRESETS,
+    "baselines": baselines.PRESETS,
+    "ablations": ablations.PRESETS,
+    "pretrain": pretrain.PRESETS,
+    "linear_case": {"default": linear_case.Config()},
+}
+ALL = [(experiment, preset) for experiment, presets in MODULES.items() for preset in presets]
+WITH_DATA = [(experiment, preset) for experiment, preset in ALL if experiment != "linear_case"]
+DISTILLED = [(e, p) for e, p in ALL if e in ("fixed_init", "random_init", "adaptation", "attack", "ablations")]
+WITH_BANKS = [(e, p) for e, p in ALL if e in ("adaptation", "attack")]
+# What the paper has figures for; its other presets are of other data or other shapes.
+OF_THE_PAPER = {
+    "fixed_init": {"mnist", "mnist_long", "mnist_authors", "mnist_100", "mnist_100_authors", "cifar10",
+                   "cifar10_authors"},
+    "random_init": {"mnist", "mnist_long", "mnist_authors", "cifar10", "cifar10_authors"},
+}  # fmt: skip
+
+
+def of(experiment, preset):
+    """A preset, and the settings of its data and network."""
+    config = MODULES[experiment][preset]
+    return config, getattr(config, "base", config)
+
+
+def image_shape(setting):
+    data = DATA[setting.dataset]
+    size = setting.images.size or data.size
+    return size, size, setting.images.channels or data.channels
+
+
+@pytest.mark.parametrize(("experiment", "preset"), WITH_DATA)
+def test_the_network_takes_the_data(experiment, preset):
+    _, setting = of(experiment, preset)
+    assert setting.dataset in DATA
+    shape = image_shape(setting)
+    network = make_network(setting.network, shape, CLASSES, switch_width=getattr(setting, "switch_width", 0.0))
+    weights = getattr(setting, "weights", setting)  # a bank's law is a setting of its own
+    theta = jax.eval_shape(initial_weights(network, weights.law, weights.gain), jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, *shape), "float32")
+    assert jax.eval_shape(network.apply, theta, images).shape == (2, CLASSES)
+    assert 0 < setting.validation_fraction < 0.5
+
+
+@pytest.mark.parametrize(("experiment", "preset"), ALL)
+def test_the_command_line_and_json_keep_every_setting(experiment, preset):
+    config, _ = of(experiment, preset)
+    assert command_line(MODULES[experiment], "", "", [preset]) == (preset, config)
+    text = json.dumps(jsonable(config), allow_nan=False)
+    assert json.loads(text) == jsonable(config)
+
+
+@pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
+def test_the_recipe_is_accepted(experiment, preset):
+    config, base = of(experiment, preset)
+    check_recipe(base.outer)
+    assert base.batch_size % base.outer.samples == 0
+    bound = base.outer.max_step_size
+    assert bound is None or base.distilled.step_size <= bound
+    if experiment == "attack":
+        assert config.attacked != config.target
+        assert config.attacked_weight > 0
+
+
+@pytest.mark.parametrize("preset", baselines.PRESETS)
+def test_the_baselines_are_accepted(preset):
+    baselines.check(baselines.PRESETS[preset])
+
+
+@pytest.mark.parametrize("preset", pretrain.PRESETS)
+def test_the_pretraining_is_accepted(preset):
+    config = pretrain.PRESETS[preset]
+    check_pretraining(config.recipe, int(DATA[config.dataset].examples * (1 - config.validation_fraction)))
+    assert min(config.networks, config.held_out, config.group) >= 1
+
+
+@pytest.mark.parametrize(("experiment", "preset"), WITH_BANKS)
+def test_the_bank_is_one_that_pretrain_makes_for_such_images(experiment, preset):
+    config, base = of(experiment, preset)
+    for path in (base.weights.bank, getattr(config, "full", None)):
+        if path is None:
+            continue
+        bank = pretrain.PRESETS[path.name]
+        assert path.as_posix() == f"runs/pretrain/{path.name}"
+        assert (bank.network, image_shape(bank)) == (base.network, image_shape(base))
+        assert base.weights.nets is None or base.weights.nets <= bank.networks
+        assert bank.held_out >= 2
+    if experiment == "attack" or config.full is not None:
+        of_the_data = pretrain.PRESETS[(base.weights.bank if experiment == "attack" else config.full).name]
+        assert (of_the_data.dataset, of_the_data.validation_fraction) == (base.dataset, base.validation_fraction)
+
+
+@pytest.mark.parametrize("experiment", OF_THE_PAPER)
+def test_the_paper_s_figures_stand_beside_its_own_presets(experiment):
+    presets = MODULES[experiment]
+    assert {preset for preset in presets if reported(experiment, presets[preset])} == OF_THE_PAPER[experiment]
+
+
+def test_no_figure_of_the_paper_is_without_a_preset():
+    shapes = {
+        (e, base.dataset, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
+        for e, (_, base) in ((e, of(e, p)) for e, p in ALL if e in OF_THE_PAPER)
+    }
+    assert set(REPORTED) <= shapes
+    assert set(ADAPTATION) == set(adaptation.PRESETS)
+    random = {preset for preset, config in adaptation.PRESETS.items() if config.base.weights.nets is not None}
+    measured = {config.dataset for config in baselines.PRESETS.values()}
+    assert {of_what for of_what, _ in BASELINES} == random | (measured - {"digits", "fashion_mnist"})
