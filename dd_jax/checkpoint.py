@@ -47,6 +47,8 @@ class Checkpoints:
         for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
             try:
                 held = self._checkpointer.metadata(step)
+                if held.metadata is None:  # what orbax gives where it cannot read the arrays' own
+                    raise OSError("its metadata cannot be read")
             except Exception as error:  # orbax raises many kinds for a damaged folder
                 unreadable[step] = first_line(error)
                 continue
@@ -61,7 +63,8 @@ class Checkpoints:
                 log.warning("checkpoint %d cannot be read (%s); it is now %s", damaged, why, where)
             if unreadable:
                 self._checkpointer.reload()
-            return Restored(step, state, dict(held.custom_metadata or {}))
+            facts: Any = held.custom_metadata or {}
+            return Restored(step, state, dict(facts))
         if unreadable:
             step, why = next(iter(unreadable.items()))
             raise OSError(

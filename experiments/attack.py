@@ -151,9 +151,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
             require(config.sets == held, "sets", config.sets, f"{held}, as {workdir / 'attack.json'} has")
             return report
         problem = assemble(base)
-        unchanged = (problem.fingerprint, problem.nets.fingerprint) == tuple(
-            result["config"][name] for name in ("data", "bank")
-        )
+        unchanged = all(result["config"][name] == held for name, held in problem.identity.items())
         require(unchanged, "weights.bank", base.weights.bank, "a bank, and data, that do not change during the run")
         report, figure = _measure(config, problem, load_distilled(workdir / "distilled.npz").distilled)
         write_json(workdir / "attack.json", report)

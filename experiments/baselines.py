@@ -37,13 +37,14 @@ from .problem import (
     Weights,
     assemble,
     dealt,
+    identity,
     jsonable,
     mean_and_std,
     scorer,
     streams,
 )
 from .reported import BASELINES
-from .runner import claimed, command_line, provenance, require, run_as_script, say, use_every_core
+from .runner import claimed, command_line, is_finished, provenance, require, run_as_script, say, use_every_core
 
 STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 FINER = (1.0, 0.7, 0.84, 1.19, 1.41)  # times the best of these
@@ -127,18 +128,21 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
     check(config)
     for path in config.against:
         evaluate_experiment.load(path)
-    problem = assemble(config)
-    if config.full is not None:
-        held = json.loads((config.full / "config.json").read_text()).get("data", problem.fingerprint)
-        require(held == problem.fingerprint, "full", f"{config.full}, of other data,", f"a bank of {config.dataset}")
-    settings = {k: v for k, v in jsonable(config).items() if k != "workdir"} | {"data": problem.fingerprint}
-    if problem.nets.fingerprint:
-        settings["bank"] = problem.nets.fingerprint
     workdir = _workdir(preset, config)
-    with claimed(workdir, {"experiment": "baselines", "preset": preset, **settings}) as finished:
-        if finished is not None:
+
+    settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
+    head = {"experiment": "baselines", "preset": preset}
+    if is_finished(workdir):
+        with claimed(workdir, head | settings | identity(config)) as finished:
+            assert finished is not None
             print(_HEADING, *map(_line, finished["rows"]), sep="\n", flush=True)
             return finished
+    problem = assemble(config)
+    settings |= problem.identity
+    if config.full is not None:
+        held, data = json.loads((config.full / "config.json").read_text()).get("data"), problem.identity["data"]
+        require(held in (None, data), "full", f"{config.full}, of other data,", f"a bank of {config.dataset}")
+    with claimed(workdir, head | settings):
         began = time.monotonic()
         rows = []
         print(_HEADING, flush=True)
@@ -147,8 +151,7 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
             rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
             print(_line(rows[-1]), flush=True)
         result = {
-            "experiment": "baselines",
-            "preset": preset,
+            **head,
             "dataset": config.dataset,
             "wall_seconds": time.monotonic() - began,
             "rows": rows,

@@ -35,6 +35,7 @@ from .problem import (
     assemble,
     count_of,
     dataset_from,
+    identity,
     jsonable,
     mean_and_std,
     path_from,
@@ -47,6 +48,7 @@ from .reported import REPORTED
 from .runner import (
     claimed,
     command_line,
+    is_finished,
     memory_needed,
     positive,
     provenance,
@@ -151,20 +153,21 @@ def run(
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
+    attack = _Attack(dict(relabel or {}), attacked_weight)
+
+    settings = settings_of(config) | attack.settings()
+    head = {"experiment": experiment, "preset": preset}
+    if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
+        with claimed(workdir, head | settings | identity(config)) as finished:
+            return finished
     problem = assemble(config, config.switch_width)
-    attack = _Attack(dict(relabel or {}), attacked_weight, len(problem.dataset.class_names))
-    settings = settings_of(config) | {"data": problem.fingerprint} | attack.settings()
-    if problem.nets.fingerprint:
-        settings["bank"] = problem.nets.fingerprint
+    settings |= problem.identity
     prepared = _prepare(config, settings, problem, attack)
     if config.plan:
         _compile(config, problem, prepared)
         return None
-    with claimed(workdir, {"experiment": experiment, "preset": preset, **settings}) as finished:
-        if finished is not None:
-            return finished
-        known = reported(experiment, config) if known is None else known
-        head = {"experiment": experiment, "preset": preset, "dataset": config.dataset, "seed": config.seed}
+    known = reported(experiment, config) if known is None else known
+    with claimed(workdir, head | settings):
         return _distil(workdir, config, head, settings, problem, attack, prepared, known)
 
 
@@ -173,7 +176,6 @@ class _Attack(NamedTuple):
 
     relabel: dict[int, int]
     weight: float  # of an example of a relabelled class, in the objective
-    classes: int
 
     def settings(self) -> dict[str, Any]:
         """As result.json holds them."""
@@ -181,17 +183,17 @@ class _Attack(NamedTuple):
             return {}
         return {"relabel": {str(k): target for k, target in self.relabel.items()}, "attacked_weight": self.weight}
 
-    def objective(self, network: Network) -> Loss | None:
+    def objective(self, network: Network, classes: int) -> Loss | None:
         """ℓ_{K→T} on the real batch, its examples weighted; None where it is ℓ."""
         if not self.relabel:
             return None
-        criterion = relabelled(self.relabel, self.classes)
-        times = jnp.ones(self.classes).at[jnp.array(list(self.relabel))].set(self.weight)
+        criterion = relabelled(self.relabel, classes)
+        times = jnp.ones(classes).at[jnp.array(list(self.relabel))].set(self.weight)
         return classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
 
-    def split(self, split: Split) -> Split:
+    def split(self, split: Split, classes: int) -> Split:
         """Under the labels by which accuracy counts."""
-        return relabelled_split(split, self.relabel, self.classes) if self.relabel else split
+        return relabelled_split(split, self.relabel, classes) if self.relabel else split
 
 
 class _Prepared(NamedTuple):
@@ -210,7 +212,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
     if attack.relabel and not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
         distilled = relabelled_data(distilled, attack.relabel)
-    loss, objective = classification_loss(network.apply), attack.objective(network)
+    loss, objective = classification_loss(network.apply), attack.objective(network, len(dataset.class_names))
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
 
@@ -250,7 +252,7 @@ def _distil(
     """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
     dataset, network, nets, _ = problem
     after = scorer(dataset, network, at=(len(prepared.state[0].distilled.raw_step_sizes),))
-    validation = attack.split(dataset.validation)
+    validation, test = (attack.split(s, len(dataset.class_names)) for s in (dataset.validation, dataset.test))
 
     def validate(state):
         return {"validation_accuracy": float(after(state[0].distilled, nets.validation, validation).accuracy.mean())}
@@ -267,9 +269,11 @@ def _distil(
     )
     distilled = trained.state[0].distilled
     say(f"testing on {count_of(nets.test)}")
-    tested = scorer(dataset, network)(distilled, nets.test, attack.split(dataset.test))
+    tested = scorer(dataset, network)(distilled, nets.test, test)
     result = {
         **head,
+        "dataset": config.dataset,
+        "seed": config.seed,
         "outer_steps": config.outer.steps,
         "wall_seconds": trained.seconds,
         "earlier": prepared.earlier,

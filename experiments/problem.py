@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from dd_jax.bank import drawn, fingerprint, load_bank
+from dd_jax.bank import Bank, drawn, fingerprint, load_bank
 from dd_jax.data import Dataset, Split, make_dataset
 from dd_jax.devices import dealt_out
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
@@ -139,11 +139,11 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
             for key, size in ((keys.validation, weights.validation_nets), (keys.test, weights.test_nets))
         )
         return Nets(draw_many, None, validation, test)
-    trained = load_bank(weights.bank / "train", network, image_shape)
+    trained, *others = banks = _banks(weights, network, image_shape)
     if count is None:
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights)
-        return known(first)._replace(fingerprint=fingerprint(jax.tree.map(lambda leaf: leaf[:1], trained)))
-    held_out = load_bank(weights.bank / "held_out", network, image_shape)
+        return known(first)._replace(fingerprint=fingerprint(*banks))
+    held_out = others[0]
     size = len(held_out.accuracy)
     require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
     everyone = (jax.random.split(keys.test, size), held_out.weights)
@@ -152,7 +152,16 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     if len(test[0]) == 1:
         log.warning("weights.bank: %s leaves one network for the test, so its result has no spread", weights.bank)
     validation = part_of(everyone, slice(first))
-    return Nets(drawn(trained, count, seed, weights.jitter), None, validation, test, fingerprint(trained, held_out))
+    return Nets(drawn(trained, count, seed, weights.jitter), None, validation, test, fingerprint(*banks))
+
+
+def _banks(weights: Weights, network: Network, image_shape: tuple[int, int, int]) -> list[Bank]:
+    """Of networks to train on and held-out ones; or of the one known network."""
+    assert weights.bank is not None
+    trained = load_bank(weights.bank / "train", network, image_shape)
+    if weights.nets is None:
+        return [jax.tree.map(lambda leaf: leaf[:1], trained)]
+    return [trained, load_bank(weights.bank / "held_out", network, image_shape)]
 
 
 def _check_weights(weights: Weights) -> None:
@@ -203,7 +212,7 @@ class Problem(NamedTuple):
     dataset: Dataset
     network: Network
     nets: Nets
-    fingerprint: str  # of the data, by content
+    identity: dict[str, str]  # see :func:`identity`
 
 
 def read_images(dataset: str, images: Images) -> RawData:
@@ -226,7 +235,23 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
     dataset = make_dataset(raw, validation_fraction=setting.validation_fraction, seed=setting.seed)
     classes = len(dataset.class_names)
     network = make_network(setting.network, dataset.image_shape, classes, switch_width=switch_width)
-    return Problem(dataset, network, nets_of(setting.weights, network, dataset.image_shape, setting.seed), data)
+    nets = nets_of(setting.weights, network, dataset.image_shape, setting.seed)
+    return Problem(dataset, network, nets, _identity(data, nets.fingerprint))
+
+
+def identity(setting: Setting) -> dict[str, str]:
+    """What tells the data of a setting, and its bank if it has one, by their content: :func:`assemble` in brief."""
+    _check_weights(setting.weights)
+    raw = read_images(setting.dataset, setting.images)
+    bank, shape = "", raw.images.shape
+    if setting.weights.bank is not None:
+        network = make_network(setting.network, (shape[1], shape[2], shape[3]), len(raw.class_names))
+        bank = fingerprint(*_banks(setting.weights, network, (shape[1], shape[2], shape[3])))
+    return _identity(content_fingerprint(raw), bank)
+
+
+def _identity(data: str, bank: str) -> dict[str, str]:
+    return {"data": data, **({"bank": bank} if bank else {})}
 
 
 def _check_split(setting: Setting, data: str) -> None:

@@ -133,9 +133,11 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of the output, such as head, has enough of it
         os._exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if not _disk_is_full(error):
-            raise
-        sys.exit("error: the disk is full; free some space, and the same command goes on from the last checkpoint")
+        if _disk_is_full(error):
+            sys.exit("error: the disk is full; free some space, and the same command goes on from the last checkpoint")
+        if isinstance(error, OSError):
+            sys.exit(f"error: {error}")
+        raise
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
@@ -163,16 +165,21 @@ def claimed(workdir: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, An
         raise _unusable(workdir, error) from error
     with locked(workdir):
         _check_settings(workdir, json.loads(json.dumps(settings)))
-        path = workdir / "result.json"
-        if not path.is_file():
+        if not is_finished(workdir):
             yield None
             return
+        path = workdir / "result.json"
         try:
             result = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"workdir: {path} is damaged ({error}); move it away to have it written anew") from error
         say(f"{workdir} holds this run, finished")
         yield result
+
+
+def is_finished(workdir: Path) -> bool:
+    """Whether a work folder holds a result, of whatever settings."""
+    return (workdir / "result.json").is_file()
 
 
 @contextlib.contextmanager

@@ -1,14 +1,19 @@
 """The resumable loop, on a toy update without networks."""
 
+import errno
 import json
 import os
 import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import pytest
 
+from dd_jax.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
-from experiments.runner import RunError, train
+from experiments.runner import RunError, Stopped, claimed, locked, run_as_script, train
 
 
 def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9):
@@ -57,8 +62,9 @@ def test_a_refused_step_ends_the_run_with_the_state_before_it_saved(tmp_path):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step_and_saves_it(tmp_path, kind):
-    with pytest.raises(RunError, match=r"stopped after step 5 of 9; the same command goes on"):
+    with pytest.raises(Stopped, match=r"^stopped after step 5 of 9; the same command goes on") as stopped:
         toy_train(tmp_path, steps=9, signal_at=(5, kind))
+    assert stopped.value.number == kind
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["5"]
     assert float(toy_train(tmp_path, steps=9).state["x"]) == 4.5
     assert steps_of(tmp_path) == list(range(1, 10))
@@ -72,3 +78,108 @@ def test_resuming_drops_metrics_beyond_the_checkpoint_and_half_a_line(tmp_path):
     assert steps_of(tmp_path) == list(range(1, 10))
     assert trained.seconds < 90
     assert float(trained.state["x"]) == 4.5
+
+
+def test_the_seconds_are_the_checkpoint_s_where_the_metrics_are_shorter(tmp_path):
+    with checkpoints(tmp_path / "checkpoints") as saved:
+        saved.save(5, {"x": jnp.float32(2.5)}, {"seconds": 1000.0})
+    first, cut, third = (
+        '{"step": 1, "loss": 1.0, "seconds": 0.1}\n',
+        '{"step": 2, "lo\n',
+        '{"step": 3, "seconds": 0.3}\n',
+    )
+    (tmp_path / "metrics.jsonl").write_text(first + cut + third)
+    trained = toy_train(tmp_path, steps=6)
+    assert 1000 <= trained.seconds < 1060
+    assert [line["step"] for line in trained.metrics] == [1, 3, 6, 6]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert toy_train(tmp_path, steps=6).metrics == []
+
+
+def test_a_run_in_another_thread_has_no_handlers_and_goes_on(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(toy_train, tmp_path, steps=3).result()
+    assert float(trained.state["x"]) == 1.5
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from experiments.runner import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=r"^workdir: .* is in use by another run; wait for it, or choose another"),
+            claimed(tmp_path, {"a": 1}),
+        ):
+            pass
+        assert not (tmp_path / "config.json").exists()
+        other.communicate("\n")
+    with claimed(tmp_path, {"a": 1}) as finished:
+        assert finished is None
+    with locked(tmp_path):
+        pass
+
+
+def test_a_finished_run_is_given_back(tmp_path, capsys):
+    with claimed(tmp_path, {"a": 1}):
+        (tmp_path / "result.json").write_text('{"b": 2}')
+    with claimed(tmp_path, {"a": 1}) as finished:
+        assert finished == {"b": 2}
+    assert "holds this run, finished" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text('{"b": ')
+    with pytest.raises(ValueError, match=r"result.json is damaged \(.*\); move it away"), claimed(tmp_path, {"a": 1}):
+        pass
+
+
+def raising(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+def orbax_s(error):
+    try:
+        try:
+            raise error
+        except OSError:
+            raise RuntimeError("async save failed")  # noqa: B904  as third parties do
+    except RuntimeError as wrapped:
+        return wrapped
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("seed: x"), "error: seed: x", ""),
+        (Stopped("stopped after step 5", signal.SIGTERM), 143, "stopped after step 5\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full; free some space, and", ""),
+        (orbax_s(OSError(errno.ENOSPC, "full")), "error: the disk is full; free some space, and", ""),
+        (RuntimeError("RESOURCE_EXHAUSTED: No space left on device [os_error_code=28]"), "error: the disk is full", ""),
+        (OSError("checkpoints: none of 2 in c can be read"), "error: checkpoints: none of 2 in c can be read", ""),
+    ],
+)
+def test_what_is_expected_becomes_one_line(monkeypatch, capsys, error, code, message):
+    monkeypatch.setattr(sys, "argv", ["experiment"])
+    with pytest.raises(SystemExit) as stopped:
+        run_as_script(raising(error))
+    assert str(stopped.value.code).startswith(str(code))
+    assert capsys.readouterr().err == message
+
+
+def test_what_is_not_expected_is_raised(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiment"])
+    with pytest.raises(KeyError):
+        run_as_script(raising(KeyError("a fault of ours")))

@@ -38,10 +38,10 @@ def test_checkpoints_restore_the_newest_and_keep_a_few(tmp_path):
     with checkpoints(tmp_path / "c", keep=2) as saved:
         assert saved.restore(STATE) is None
         for step in (1, 2, 5):
-            saved.save(step, later(step))
+            saved.save(step, later(step), {"seconds": step * 1.1})
     with checkpoints(tmp_path / "c", keep=2) as saved:
-        step, state = saved.restore(STATE) or pytest.fail("nothing restored")
-    assert step == 5
+        step, state, facts = saved.restore(STATE) or pytest.fail("nothing restored")
+    assert (step, facts) == (5, {"seconds": 5.5})
     chex.assert_trees_all_equal(jax.random.key_data(state["key"]), jax.random.key_data(STATE["key"]))
     chex.assert_trees_all_equal(state["nested"], later(5)["nested"])
     assert int(state["step"]) == 5
@@ -82,17 +82,74 @@ def orbax_rubbish():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [truncate, flip_bytes, drop_data, empty])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path, caplog, damage):
+    folder = tmp_path / "c"
+    with checkpoints(folder) as saved:
+        saved.save(1, later(1))
+        saved.save(2, later(2))
+    damage(folder / "2")
+    rest = {p.relative_to(folder / "2"): p.read_bytes() for p in (folder / "2").rglob("*") if p.is_file()}
+    with checkpoints(folder) as saved, caplog.at_level(logging.WARNING):
+        step, state, _ = saved.restore(STATE) or pytest.fail("nothing restored")
+        assert step == 1
+        chex.assert_trees_all_equal(state["nested"], later(1)["nested"])
+        assert "checkpoint 2 cannot be read" in caplog.text
+        saved.save(2, later(2))  # and the step can be written anew
+        assert (saved.restore(STATE) or (0,))[0] == 2
+    aside = tmp_path / "c-damaged" / "2"
+    assert {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file()} == rest
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        ({**STATE, "momentum": jnp.ones(3)}, r"momentum is absent there and float32 \(3,\) here"),
+        ({k: v for k, v in STATE.items() if k != "step"}, r"step is int32 \(\) there and absent here"),
+        ({**STATE, "step": jnp.float32(3)}, r"step is int32 \(\) there and float32 \(\) here"),
+        ({**STATE, "step": jnp.ones(2, jnp.int32)}, r"step is int32 \(\) there and int32 \(2,\) here"),
+        ({**STATE, "nested": (*STATE["nested"], jnp.ones(1))}, r"nested/2 is absent there and float32 \(1,\) here"),
+    ],
+)
+def test_a_state_of_another_kind_is_an_error_and_touches_nothing(tmp_path, like, message):
+    with checkpoints(tmp_path) as saved:
+        for step in (10, 20, 30):
+            saved.save(step, later(step))
+    before = contents(tmp_path)
+    with (
+        checkpoints(tmp_path) as saved,
+        pytest.raises(ValueError, match=f"^checkpoints: .*30 holds another kind of state \\({message}\\)"),
+    ):
+        saved.restore(like)
+    assert contents(tmp_path) == before
+    with checkpoints(tmp_path) as saved:
+        assert (saved.restore(STATE) or (0,))[0] == 30
+
+
+@pytest.mark.usefixtures("orbax_rubbish")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_where_no_checkpoint_can_be_read_nothing_is_touched(tmp_path):
     with checkpoints(tmp_path) as saved:
         saved.save(1, later(1))
         saved.save(2, later(2))
-    damage(tmp_path / "2")
-    with checkpoints(tmp_path) as saved, caplog.at_level(logging.WARNING):
-        step, state = saved.restore(STATE) or pytest.fail("nothing restored")
-        assert step == 1
-        chex.assert_trees_all_equal(state["nested"], later(1)["nested"])
-        assert "checkpoint 2 is damaged" in caplog.text
-        saved.save(2, later(2))  # and the step can be written anew
-        assert (saved.restore(STATE) or (0,))[0] == 2
+    for step in "12":
+        drop_data(tmp_path / step)
+    before = contents(tmp_path)
+    with checkpoints(tmp_path) as saved, pytest.raises(OSError, match=r"^checkpoints: none of 2 in .* can be read"):
+        saved.restore(STATE)
+    assert contents(tmp_path) == before
+
+
+def test_a_step_size_of_zero_comes_back(tmp_path):
+    distilled = noise(jax.random.key(0), (4, 4, 1), 3, steps=1, epochs=2)
+    distilled = distilled._replace(raw_step_sizes=jnp.array([-120.0, 0.5]))
+    assert float(distilled.step_sizes[0]) == 0
+    save_distilled(tmp_path / "d.npz", distilled, np.zeros(1), np.ones(1), {})
+    back = load_distilled(tmp_path / "d.npz").distilled
+    np.testing.assert_allclose(back.step_sizes, distilled.step_sizes, atol=1e-37, rtol=1e-6)
+    assert np.isfinite(back.raw_step_sizes).all()
 
 
 def test_distilled_data_come_back_as_written(tmp_path):
