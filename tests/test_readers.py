@@ -595,40 +595,49 @@ def test_resize_keeps_constant_images_and_the_orientation():
 
 
 class TestTfds:
-    """A small TFDS set made here and read back without TensorFlow."""
+    """Small TFDS sets made here and read back without TensorFlow."""
 
     @pytest.fixture
-    def data_dir(self, tmp_path, monkeypatch):
+    def prepare(self, tmp_path, monkeypatch):
         tfds = pytest.importorskip("tensorflow_datasets")
-
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(5, 4, 1), encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
-            }
-        )
-
-        class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-            """Twelve random images, and their negatives for testing."""
-
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
-
-            def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples(IMAGES), "test": self._generate_examples(255 - IMAGES)}
-
-            def _generate_examples(self, images):
-                for i, (image, label) in enumerate(zip(images, LABELS, strict=True)):
-                    Image.fromarray(image).save(png := io.BytesIO(), "png")
-                    png.seek(0)
-                    yield i, {"image": png, "label": int(label)}
-
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
-        builder.download_and_prepare()
+
+        def prepared(shape=(5, 4, 1), **splits):
+            """Prepares the set ``tiny_shapes``, of the images of each split and labels 0, 1, 2, 0, …"""
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+                }
+            )
+
+            class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+                """Random images."""
+
+                VERSION = tfds.core.Version("1.0.0")
+
+                def _info(self):
+                    return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
+
+                def _split_generators(self, dl_manager):
+                    return {split: self._generate_examples(images) for split, images in splits.items()}
+
+                def _generate_examples(self, images):
+                    for i, image in enumerate(images):
+                        Image.fromarray(image).save(png := io.BytesIO(), "png")
+                        png.seek(0)
+                        yield i, {"image": png, "label": i % 3}
+
+            builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+            builder.download_and_prepare()
+
+        return prepared
+
+    @pytest.fixture
+    def data_dir(self, prepare, tmp_path):
+        """Twelve random images, and their negatives for testing."""
+        prepare(train=IMAGES, test=255 - IMAGES)
         return tmp_path / "tfds"
 
     def test_reads_what_was_written_and_again_from_the_cache(self, data_dir, monkeypatch):
@@ -648,3 +657,50 @@ class TestTfds:
             read("mnist")
         with pytest.raises(ValueError, match="'no_such_set' is neither a TFDS set nor a path"):
             read("no_such_set")
+        with pytest.raises(ValueError, match=r"with pip install -e '.\[prepare\]' in a checkout"):
+            read("mnist")
+        (data_dir / "no_such_set").mkdir()
+        monkeypatch.chdir(data_dir)
+        with pytest.raises(ValueError, match=r"'no_such_set' is neither .*; give ./no_such_set for what is here"):
+            read("no_such_set")
+
+    def test_images_of_several_sizes_are_brought_to_form(self, prepare):
+        images = [image[: 5 - i % 2] for i, image in enumerate(IMAGES)]
+        prepare((None, None, 1), train=images)
+        message = (
+            r"not of one form: train image \d+ is \d×4 grey, train image 0 \d×4 grey; give a size in pixels to bring"
+        )
+        with pytest.raises(ValueError, match=message):
+            read("tiny_shapes")
+        for size, channels in ((6, None), (7, 3), (6, None)):
+            raw = read("tiny_shapes", size, channels)
+            resized = [resize(image[None, ..., None], size) for image in images]
+            expected = {np.repeat(image, channels or 1, -1).tobytes() for image in resized}
+            assert {image.tobytes() for image in raw.images} == expected
+            assert raw.images.shape == (12, size, size, channels or 1)
+
+    def test_validation_is_the_test_split_for_want_of_another(self, prepare):
+        prepare(train=IMAGES, validation=IMAGES[:6])
+        raw = read("tiny_shapes")
+        assert raw.test_labels is not None
+        assert len(raw.test_labels) == 6
+        assert raw.validation_images is None
+
+    def test_validation_and_test_are_used_as_named(self, prepare):
+        prepare(train=IMAGES, validation=IMAGES[:6], test=IMAGES[:3], extra=IMAGES)
+        raw = read("tiny_shapes")
+        assert raw.test_labels is not None
+        assert raw.validation_labels is not None
+        assert [len(labels) for labels in (raw.labels, raw.validation_labels, raw.test_labels)] == [12, 6, 3]
+
+    def test_a_set_with_unknown_splits_beside_train_is_refused(self, prepare):
+        prepare(train=IMAGES, extra=IMAGES)
+        with pytest.raises(ValueError, match=r"TFDS set 'tiny_shapes' has no split for testing, but 'extra'"):
+            read("tiny_shapes")
+
+    def test_a_set_without_train_is_refused(self, prepare):
+        prepare(test=IMAGES)
+        with pytest.raises(
+            ValueError, match=r"TFDS set 'tiny_shapes' has the splits 'test'; give one split for training"
+        ):
+            read("tiny_shapes")
