@@ -25,7 +25,8 @@ def read_picture(path: Path) -> np.ndarray:
       ValueError: no picture that Pillow reads, a damaged or enormous one, or levels of unknown range.
     """
     try:
-        with Image.open(path) as image:
+        # Not by its path: then Pillow 13 maps uncompressed TIFFs into memory, and turns those wrongly.
+        with path.open("rb") as file, Image.open(file) as image:
             levels = _levels(image)
             stored_grey = "LA;16B" in _stored(image)  # Pillow has no such mode, and opens it as RGBA
             upright = ImageOps.exif_transpose(image)

@@ -336,7 +336,7 @@ def _roles(source: str, names: Sequence[str], kind: str) -> dict[str, str]:
         wanted = "rename it to test if it is one, or give the training images by themselves"
         others = _listed([name for name in names if name not in roles.values()])
         raise ValueError(f"dataset: {source} has no split for testing, but {others}; {wanted} ({accepted})")
-    return roles
+    return {role: roles[role] for role in _SPLIT_NAMES if role in roles}
 
 
 def _listed(names: Sequence[str]) -> str:

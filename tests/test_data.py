@@ -66,6 +66,45 @@ def test_a_class_too_small_to_split_and_a_constant_channel_are_refused():
         make_dataset(RAW._replace(images=flat))
 
 
+@pytest.mark.parametrize(
+    ("counts", "own_test", "message"),
+    [
+        (
+            [506, 494, 4],
+            True,
+            "class 'c' has 4 of 1004 .* to hold 0.1 of every class out for validation; take another val",
+        ),
+        (
+            [508, 492, 2],
+            False,
+            "class 'c' has 2 of 1002 .* to hold 0.2 of every class out for testing; give a test split",
+        ),
+        ([500, 4, 500], False, "class 'b' has 3 of 803 .* for validation"),
+        ([500, 500, 1], True, "class 'c' has 1 of 1001 "),
+        ([3, 4, 3], True, "class 'a' has 3 of 10 "),
+    ],
+)
+def test_a_class_that_a_split_would_lack_is_refused_by_name(counts, own_test, message):
+    labels = np.repeat(np.arange(3), counts).astype(np.int32)
+    images = RNG.integers(0, 256, (len(labels), 2, 2, 1), dtype=np.uint8)
+    test = (images[:9], labels[:9]) if own_test else (None, None)
+    with pytest.raises(ValueError, match=message):
+        make_dataset(RawData(images, labels, *test, ("a", "b", "c")))
+    raw = RawData(images, labels, images, labels, ("a", "b", "c"), images[::-1], labels[::-1])
+    for split in make_dataset(raw)[:3]:  # those of its own are as they are
+        np.testing.assert_array_equal(np.sort(split.labels), labels)
+
+
+def test_a_validation_split_of_its_own_is_used_in_place_of_one_held_out():
+    own = RAW._replace(validation_images=IMAGES[50:90] // 3, validation_labels=LABELS[50:90])
+    data = make_dataset(own, validation_fraction=0.2, seed=3)
+    np.testing.assert_array_equal(data.train.images, IMAGES)
+    np.testing.assert_array_equal(data.validation.images, IMAGES[50:90] // 3)
+    np.testing.assert_array_equal(data.validation.labels, LABELS[50:90])
+    np.testing.assert_array_equal(data.test.images, RAW.test_images)
+    assert conform(own, 3, 1).validation_images.shape == (40, 3, 3, 1)
+
+
 def test_batches_are_examples_with_their_own_labels_drawn_evenly_by_key():
     data = make_dataset(RAW)
     draw = jax.jit(batch_drawer(data, 4096))

@@ -2,14 +2,18 @@
 
 import gzip
 import io
+import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dd_jax import readers
-from dd_jax.readers import read, resize
+from dd_jax.data import make_dataset
+from dd_jax.pictures import read_picture, resize, shown
+from dd_jax.readers import content_fingerprint, is_path, read
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)
@@ -95,6 +99,10 @@ WITH_NAN[3, 1, 1] = np.nan
         ({"images": IMAGES, "labels": LABELS - 1}, "label -1"),
         ({"images": IMAGES, "labels": LABELS * 2}, "no training example of class 1"),
         ({"images": IMAGES, "labels": LABELS * 0}, "only one class"),
+        ({"images": IMAGES, "labels": LABELS + 2**32}, "label 4294967298 in labels"),
+        ({"images": IMAGES, "labels": LABELS * 10**9}, "no training example of class 1"),
+        ({"images": IMAGES.astype(np.uint16), "labels": LABELS}, "type uint16; use uint8"),
+        ({"images": IMAGES > 99, "labels": LABELS}, "type bool; use uint8"),
         ({"images": IMAGES, "labels": LABELS, "class_names": ["a", "b"]}, "a label 2; accepted are 0 to 1"),
         ({"images": WITH_NAN, "labels": LABELS}, "1 NaN or infinite pixels"),
         ({"images": FLOATS * 255, "labels": LABELS}, r"floats must be in \[0, 1\]"),
@@ -166,6 +174,406 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
         read(str(tmp_path / "nowhere"))
 
 
+def picture(tmp_path, image, name="one.png", **options):
+    image.save(tmp_path / name, **options)
+    return read_picture(tmp_path / name)
+
+
+GREY16 = np.array([[0, 1, 128, 129, 257], [32767, 32768, 65000, 65407, 65535]], np.uint16)
+AS_8_BITS = np.round(GREY16 / 257).astype(np.uint8)[..., None]
+
+
+@pytest.mark.parametrize("name", ["one.png", "one.tif", "one.pgm"])
+def test_grey_of_16_bits_is_scaled(tmp_path, name):
+    np.testing.assert_array_equal(picture(tmp_path, Image.fromarray(GREY16), name), AS_8_BITS)
+
+
+def test_tiffs_say_how_many_bits_they_have_and_which_level_is_white(tmp_path):
+    inverted = picture(tmp_path, Image.fromarray(GREY16), "one.tif", tiffinfo={262: 0})
+    np.testing.assert_array_equal(inverted, 255 - AS_8_BITS)
+    big_endian = Image.new("I;16B", (5, 2))
+    big_endian.frombytes(GREY16.astype(">u2").tobytes())
+    np.testing.assert_array_equal(picture(tmp_path, big_endian, "one.tif"), AS_8_BITS)
+    packed = bytes([0x00, 0x0F, 0xFF])  # 12 bits each: 0x000 and 0xFFF
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 12 * 8 + 4), (277, 1), (279, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + packed
+    (tmp_path / "one.tif").write_bytes(content)
+    np.testing.assert_array_equal(read_picture(tmp_path / "one.tif"), [[[0], [255]]])
+
+
+def test_floats_are_in_0_to_1_and_integers_of_32_bits_are_refused(tmp_path):
+    np.testing.assert_array_equal(picture(tmp_path, Image.fromarray(FLOATS[0]), "one.tif"), IMAGES[0][..., None])
+    for levels, message in (
+        (FLOATS[0] * 255, r"levels are from \S+ to 2\d\d\S+; floats must be in \[0, 1\]"),
+        (WITH_NAN[3], "levels are from nan to nan"),
+        (IMAGES[0].astype(np.int32), "integers of 32 bits or signed"),
+    ):
+        with pytest.raises(ValueError, match=rf"one.tif cannot be read as an image .*{message}.*save it anew"):
+            picture(tmp_path, Image.fromarray(levels), "one.tif")
+
+
+RED, HALF, CLEAR = (200, 0, 0, 255), (0, 0, 100, 51), (10, 20, 30, 0)
+ON_WHITE = [[[200, 0, 0], [204, 204, 224], [255, 255, 255]]]
+
+
+def test_white_shows_through_where_a_picture_is_transparent(tmp_path):
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([RED, HALF, CLEAR])
+    for name, options in (("one.png", {}), ("one.tif", {}), ("one.webp", {"lossless": True, "exact": True})):
+        np.testing.assert_array_equal(picture(tmp_path, image, name, **options), ON_WHITE)
+    np.testing.assert_array_equal(shown(image.convert("RGBa"))[0, 0], RED[:3])
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([200, 0, 0, 0, 0, 100, 10, 20, 30])
+    palette.putdata([0, 1, 2])
+    shades = picture(tmp_path, palette, transparency=bytes([255, 51, 0]))
+    np.testing.assert_array_equal(shades, ON_WHITE)
+    for name in ("one.png", "one.gif"):
+        np.testing.assert_array_equal(
+            picture(tmp_path, palette, name, transparency=2), [[[200, 0, 0], [0, 0, 100], [255, 255, 255]]]
+        )
+    pa = Image.new("PA", (3, 1))
+    pa.putpalette([200, 0, 0, 0, 0, 100, 10, 20, 30])
+    pa.putdata([(0, 255), (1, 51), (2, 0)])
+    np.testing.assert_array_equal(shown(pa), ON_WHITE)
+    colour = picture(tmp_path, Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3))
+    np.testing.assert_array_equal(colour, [[[255, 255, 255]]])
+
+
+def test_grey_with_transparency_stays_grey(tmp_path):
+    image = Image.new("LA", (3, 1))
+    image.putdata([(9, 255), (100, 51), (0, 0)])
+    np.testing.assert_array_equal(picture(tmp_path, image), [[[9], [224], [255]]])
+    np.testing.assert_array_equal(shown(image.convert("La"))[0, 0], [9])
+    for levels, level in ((IMAGES[0], int(IMAGES[0, 0, 0])), (np.eye(2) > 0, 255)):
+        seen = picture(tmp_path, Image.fromarray(levels), transparency=level)
+        levels = levels.astype(np.uint8) * (255 if levels.dtype == bool else 1)
+        np.testing.assert_array_equal(seen[..., 0], np.where(levels == level, 255, levels))
+
+
+def png(width, bits, kind, row, transparent=b""):
+    """A PNG of one row, of kinds and bits that Pillow reads but does not write."""
+    header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + bytes(row))), (b"IEND", b"")]
+    parts[1:1] = [(b"tRNS", transparent)] if transparent else []
+    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_pngs_of_other_than_8_bits_are_read_right_or_refused(tmp_path):
+    path = tmp_path / "one.png"
+    path.write_bytes(png(2, 16, 4, [90, 0, 255, 255, 90, 0, 0, 0]))  # grey with transparency
+    np.testing.assert_array_equal(read_picture(path), [[[90], [255]]])
+    path.write_bytes(png(2, 16, 2, [1, 0, 2, 0, 3, 0, 255, 255, 0, 0, 9, 0]))
+    np.testing.assert_array_equal(read_picture(path), [[[1, 2, 3], [255, 0, 9]]])
+    path.write_bytes(png(2, 4, 0, [0x0F]))
+    np.testing.assert_array_equal(read_picture(path), [[[0], [255]]])
+    for bits, kind, row, level in (
+        (4, 0, [0x0F], b"\0\x0f"),
+        (16, 0, [0, 0, 255, 255], b"\xff\xff"),
+        (16, 2, bytes(12), bytes(6)),
+    ):
+        path.write_bytes(png(2, bits, kind, row, level))
+        with pytest.raises(ValueError, match=r"one.png cannot be read .*levels is transparent"):
+            read_picture(path)
+
+
+COLOUR = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "P", "RGBA", "1", "L"])
+def test_other_modes_look_as_pillow_shows_them(mode):
+    image = Image.fromarray(COLOUR)
+    if mode == "LAB":
+        image = Image.fromarray(COLOUR, "RGB").convert("LAB")
+    elif mode != "RGB":
+        image = image.convert(mode)
+    grey = mode in ("1", "L")
+    expected = np.atleast_3d(np.asarray(image.convert("L" if grey else "RGB")))
+    np.testing.assert_array_equal(shown(image), expected)
+    assert expected.shape == (6, 7, 1 if grey else 3)
+
+
+@pytest.mark.parametrize("name", ["one.jpg", "one.png", "one.tif", "one.webp"])
+def test_pictures_are_upright(tmp_path, name):
+    wide = np.zeros((16, 32), np.uint8)
+    wide[:, 16:] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise by a quarter
+    seen = picture(tmp_path, Image.fromarray(wide), name, exif=exif)
+    assert seen.shape[:2] == (32, 16)
+    assert seen[:14].max() < 50
+    assert seen[18:].min() > 200
+    deep = picture(tmp_path, Image.fromarray(GREY16), exif=exif)
+    np.testing.assert_array_equal(deep, np.rot90(AS_8_BITS, -1))
+
+
+@pytest.mark.parametrize("name", ["one.gif", "one.tif", "one.webp", "one.png"])
+def test_of_several_frames_the_first_is_read(tmp_path, name):
+    frames = [Image.new("L", (4, 4), level) for level in (0, 200, 255)]
+    seen = picture(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(seen, 0)
+
+
+def test_damaged_and_enormous_pictures_are_refused_by_name(tmp_path, monkeypatch):
+    write_classes(tmp_path)
+    path = tmp_path / "dog" / "01.png"
+    whole = path.read_bytes()
+    for content in (b"", b"no image", whole[:-30], whole[:20]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"dog/01.png cannot be read as an image \([^\n]*$"):
+            read(str(tmp_path))
+    path.unlink()
+    path.symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"dog/01.png cannot be read as an image \(FileNotFoundError"):
+        read(str(tmp_path))
+    path.unlink()
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
+    with pytest.raises(ValueError, match=r"cat/00.png cannot be read as an image \(DecompressionBombError[^\n]*$"):
+        read(str(tmp_path))
+
+
+def test_what_else_lies_in_folders_is_skipped(tmp_path):
+    write_classes(tmp_path)
+    expected = read(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "cat"):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._01.png", ".hidden.png", "notes.txt"):
+            (folder / name).write_bytes(b"no image")
+        for name in (".git", "__MACOSX", "@eaDir", ".ipynb_checkpoints"):
+            (folder / name).mkdir()
+            (folder / name / "thumb.png").write_bytes(b"no image")
+    (tmp_path / "stray.png").write_bytes(b"no image")
+    raw = read(str(tmp_path))
+    assert raw.class_names == expected.class_names
+    np.testing.assert_array_equal(raw.images, expected.images)
+
+
+def test_upper_case_suffixes_nested_folders_and_links_are_read(tmp_path):
+    write_classes(tmp_path / "data")
+    expected = read(str(tmp_path / "data"))
+    (tmp_path / "data/cat/00.png").rename(tmp_path / "data/cat/00.PNG")
+    (tmp_path / "data/dog").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/eel/more/of").mkdir(parents=True)
+    (tmp_path / "data/eel/11.png").rename(tmp_path / "data/eel/more/of/11.png")
+    raw = read(str(tmp_path / "data"))
+    np.testing.assert_array_equal(raw.images, expected.images)
+    np.testing.assert_array_equal(raw.labels, expected.labels)
+    (tmp_path / "data/eel/more/round").symlink_to(tmp_path / "data/eel")
+    with pytest.raises(ValueError, match="eel/more/round is a link to a folder that it is in"):
+        read(str(tmp_path / "data"))
+
+
+def test_a_class_without_pictures_is_refused_by_name(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "list.csv").touch()
+    with pytest.raises(ValueError, match=r"fox holds no images; accepted are .png"):
+        read(str(tmp_path))
+    (tmp_path / "fox" / "photo.heic").write_bytes(b"a picture that Pillow does not read")
+    with pytest.raises(ValueError, match=r"photo.heic cannot be read as an image"):
+        read(str(tmp_path))
+
+
+def test_pictures_of_several_sizes_and_kinds_are_brought_to_form_one_by_one(tmp_path):
+    write_classes(tmp_path)
+    Image.fromarray(COLOUR).save(tmp_path / "eel" / "12.png")
+    for form, message in (
+        (
+            (None, None),
+            r"12.png is 6×7 colour, .*00.png 5×4 grey; give a size in pixels and channels \(1 .*\) to bring",
+        ),
+        ((8, None), r"12.png is 8×8 colour, .*00.png 8×8 grey; give channels \(1 for grey, 3 for colour\) to bring"),
+        ((None, 3), r"12.png is 6×7 colour, .*00.png 5×4 colour; give a size in pixels to bring"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(str(tmp_path), *form)
+    order = np.argsort(LABELS, kind="stable")
+    for channels in (1, 3):
+        raw = read(str(tmp_path), 8, channels)
+        images = [Image.fromarray(image) for image in (*IMAGES[order], COLOUR)]
+        if channels == 1:
+            images[-1] = images[-1].convert("L")
+        resized = [
+            image.resize((8, 8), Image.Resampling.BICUBIC).convert("L" if channels == 1 else "RGB") for image in images
+        ]
+        np.testing.assert_array_equal(raw.images, np.stack([np.atleast_3d(np.asarray(image)) for image in resized]))
+        np.testing.assert_array_equal(raw.labels, [*LABELS[order], 2])
+
+
+def test_splits_of_several_forms_name_the_remedy(tmp_path):
+    write_classes(tmp_path / "train")
+    for label, name in enumerate(("cat", "dog", "eel")):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.fromarray(COLOUR[label:]).save(tmp_path / "test" / name / "0.png")
+        Image.fromarray(COLOUR[:3]).save(tmp_path / "test" / name / "1.png")
+    with pytest.raises(ValueError, match=r"1.png is 3×7 colour, .*0.png 6×7 colour; give a size in pixels to bring"):
+        read(str(tmp_path))
+    with pytest.raises(ValueError, match=r"test images of \(4, 4, 3\), not .*; give channels .* to bring"):
+        read(str(tmp_path), 4)
+    test_images = read(str(tmp_path), 4, 1).test_images
+    assert test_images is not None
+    assert test_images.shape == (6, 4, 4, 1)
+
+
+@pytest.mark.parametrize("source", ["digits", "./nothing"])
+def test_a_form_that_no_image_has_is_refused_before_reading(source):
+    with pytest.raises(ValueError, match="size: 0 is below 1"):
+        read(source, 0)
+    with pytest.raises(ValueError, match="channels: 2 is not accepted"):
+        read(source, 5, 2)
+
+
+def test_every_source_is_brought_to_form(tmp_path):
+    assert read("digits", 12, 3).images.shape[1:] == (12, 12, 3)
+    raw = read(npz(tmp_path, images=IMAGES, labels=LABELS, test_images=IMAGES, test_labels=LABELS), 6)
+    assert raw.test_images is not None
+    assert raw.images.shape[1:] == raw.test_images.shape[1:] == (6, 6, 1)
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev", "Val"])
+def test_a_validation_folder_is_the_validation_split_or_for_want_of_another_the_test_split(tmp_path, name):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / name)
+    (tmp_path / name / "cat" / "00.png").unlink()
+    raw = read(str(tmp_path))
+    assert raw.test_labels is not None
+    assert (len(raw.labels), len(raw.test_labels)) == (12, 11)
+    assert raw.validation_images is None
+    assert raw.validation_labels is None
+    write_classes(tmp_path / "test")
+    (tmp_path / "test" / "dog" / "01.png").unlink()
+    (tmp_path / "test" / "dog" / "04.png").unlink()
+    (tmp_path / "unlabelled").mkdir()
+    raw = read(str(tmp_path))
+    assert raw.test_labels is not None
+    assert raw.validation_labels is not None
+    np.testing.assert_array_equal(np.bincount(raw.test_labels), [4, 2, 4])
+    np.testing.assert_array_equal(np.bincount(raw.validation_labels), [3, 4, 4])
+    data = make_dataset(raw)
+    assert [len(split.labels) for split in (data.train, data.validation, data.test)] == [12, 11, 10]
+    np.testing.assert_array_equal(data.validation.images, raw.validation_images)
+
+
+def test_folders_named_like_splits_are_splits_or_classes_but_never_taken_for_the_other(tmp_path):
+    write_classes(tmp_path / "a" / "Training")
+    write_classes(tmp_path / "a" / "Testing")
+    raw = read(str(tmp_path / "a"))
+    assert raw.class_names == ("cat", "dog", "eel")
+    assert raw.test_images is not None
+    write_classes(tmp_path / "vehicles", names=("bus", "car", "train"))
+    assert read(str(tmp_path / "vehicles")).class_names == ("bus", "car", "train")
+    for folders, message in (
+        (("train", "holdout"), "no split for testing, but 'holdout'; rename it to test"),
+        (("test", "validation"), "folders 'test', 'validation'; give one split for training"),
+        (("testing", "other"), "folders 'other', 'testing'; give one split for training"),
+        (("train", "training"), "folders 'train', 'training'; give one split for training"),
+        (("train", "val", "valid"), "'val', 'valid'; give one split"),
+    ):
+        for folder in folders:
+            write_classes(tmp_path / "-".join(folders) / folder)
+        with pytest.raises(ValueError, match=message):
+            read(str(tmp_path / "-".join(folders)))
+    write_classes(tmp_path / "flat", names=("train", "test"))  # pictures whose classes are not told
+    with pytest.raises(ValueError, match="flat/train holds 0 class folders"):
+        read(str(tmp_path / "flat"))
+    for name in ("bottle", "nut"):
+        write_classes(tmp_path / "inside" / name / "test", names=("good", "broken"))
+    with pytest.raises(ValueError, match=r"bottle/test is a split within a class"):
+        read(str(tmp_path / "inside"))
+
+
+@pytest.mark.parametrize(
+    "names", [[str(n) for n in range(1, 13)], [f"class{n}x" for n in range(8, 13)], ["07", "8", "10"]]
+)
+def test_classes_are_numbered_by_the_numbers_in_their_names(tmp_path, names):
+    write_classes(tmp_path, names=names)
+    for name in names:
+        Image.fromarray(IMAGES[0]).save(tmp_path / name / "0.png")
+    assert read(str(tmp_path)).class_names == tuple(names)
+
+
+def test_npz_splits_go_by_the_same_names(tmp_path):
+    held = {"images": IMAGES, "labels": LABELS, "val_images": IMAGES[:3], "val_labels": LABELS[:3]}
+    raw = read(npz(tmp_path, **held))
+    np.testing.assert_array_equal(raw.test_images, IMAGES[:3, ..., None])
+    assert raw.validation_images is None
+    raw = read(npz(tmp_path, **held, test_images=IMAGES[:6], test_labels=LABELS[:6], mean=0.5))
+    np.testing.assert_array_equal(raw.validation_images, IMAGES[:3, ..., None])
+    np.testing.assert_array_equal(raw.test_images, IMAGES[:6, ..., None])
+    with pytest.raises(ValueError, match="no split for testing, but 'holdout'"):
+        read(npz(tmp_path, images=IMAGES, labels=LABELS, holdout_images=IMAGES, holdout_labels=LABELS))
+    with pytest.raises(ValueError, match="validation images or validation labels without the other"):
+        read(npz(tmp_path, images=IMAGES, labels=LABELS, val_labels=LABELS))
+
+
+def test_class_names_are_shown_as_given(tmp_path):
+    for names in (np.array(["cat", "dog", "éel".encode()], "S"), np.array(["cat", "dog", "éel"])):
+        if names.dtype.kind == "S":
+            names = np.array([b"cat", b"dog", "éel".encode()])
+        assert read(npz(tmp_path, images=IMAGES, labels=LABELS, class_names=names)).class_names == ("cat", "dog", "éel")
+    raw = read(npz(tmp_path, images=IMAGES, labels=LABELS, class_names=[3, 5, 8]))
+    assert raw.class_names == ("3", "5", "8")
+    for names, message in (
+        ([0.1, 0.2, 0.3], r"class_names of shape \(3,\) and type float64; use one text"),
+        ("cat", r"class_names of shape \(\) and type <U3"),
+        ([["a"], ["b"], ["c"]], r"class_names of shape \(3, 1\)"),
+        (["a", "b", "a"], "two classes called 'a'"),
+        ([b"a", b"\xff", b"c"], "class_names that are not UTF-8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(npz(tmp_path, images=IMAGES, labels=LABELS, class_names=names))
+
+
+def test_paths_are_told_from_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_classes(tmp_path / "runs" / "mine")
+    for source in ("runs/mine", "runs/mine/", "./runs/mine", "~/runs/mine", str(tmp_path / "runs/mine")):
+        assert is_path(source)
+        assert read(source).class_names == ("cat", "dog", "eel")
+    for source in ("digits", "mnist", "runs", "emnist/letters", "mnist:3.0.1", ""):
+        assert not is_path(source)
+    np.savez(tmp_path / "data.NPZ.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "data.NPZ.npz").rename(tmp_path / "data.NPZ")
+    assert len(read("data.NPZ").labels) == 12
+    for source, message in (
+        ("runs\\mine", r"runs.mine is no folder; write / in place of \\; use a TFDS name"),
+        ("mnist/", "mnist/ is no folder"),
+        ("~nobody/there", "~nobody/there is no folder"),
+        ("./nothing", "./nothing is no folder"),
+    ):
+        assert is_path(source)
+        with pytest.raises(ValueError, match=message):
+            read(source)
+
+
+def test_the_fingerprint_tells_content_apart_and_nothing_else(tmp_path):
+    raw = read(npz(tmp_path, images=IMAGES, labels=LABELS, test_images=IMAGES[:3], test_labels=LABELS[:3]))
+    known = content_fingerprint(raw)
+    assert re.fullmatch("[0-9a-f]{12}", known)
+    (tmp_path / "data.npz").rename(tmp_path / "other.npz")
+    assert content_fingerprint(read(str(tmp_path / "other.npz"))) == known
+    assert content_fingerprint(raw._replace(images=np.asfortranarray(raw.images))) == known
+    pixel, labels = raw.images.copy(), raw.labels.copy()
+    pixel[3, 2, 1, 0] ^= 1
+    labels[[0, 1]] = labels[[1, 0]]
+    others = [
+        raw._replace(images=pixel),
+        raw._replace(labels=labels),
+        raw._replace(class_names=("0", "1", "3")),
+        raw._replace(test_images=None, test_labels=None),
+        raw._replace(test_images=raw.images[3:6], test_labels=raw.labels[3:6]),
+        raw._replace(images=raw.images[1:], labels=raw.labels[1:]),
+        raw._replace(images=raw.images.reshape(12, 4, 5, 1)),
+        raw._replace(
+            test_images=None, test_labels=None, validation_images=raw.test_images, validation_labels=LABELS[:3]
+        ),
+    ]
+    assert len({known, *map(content_fingerprint, others)}) == 1 + len(others)
+
+
 def test_digits_have_a_fixed_stratified_test_split():
     raw = read("digits")
     assert raw.images.shape[1:] == (28, 28, 1)
@@ -187,40 +595,49 @@ def test_resize_keeps_constant_images_and_the_orientation():
 
 
 class TestTfds:
-    """A small TFDS set made here and read back without TensorFlow."""
+    """Small TFDS sets made here and read back without TensorFlow."""
 
     @pytest.fixture
-    def data_dir(self, tmp_path, monkeypatch):
+    def prepare(self, tmp_path, monkeypatch):
         tfds = pytest.importorskip("tensorflow_datasets")
-
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(5, 4, 1), encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
-            }
-        )
-
-        class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-            """Twelve random images, and their negatives for testing."""
-
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
-
-            def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples(IMAGES), "test": self._generate_examples(255 - IMAGES)}
-
-            def _generate_examples(self, images):
-                for i, (image, label) in enumerate(zip(images, LABELS, strict=True)):
-                    Image.fromarray(image).save(png := io.BytesIO(), "png")
-                    png.seek(0)
-                    yield i, {"image": png, "label": int(label)}
-
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
-        builder.download_and_prepare()
+
+        def prepared(shape=(5, 4, 1), **splits):
+            """Prepares the set ``tiny_shapes``, of the images of each split and labels 0, 1, 2, 0, …"""
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+                }
+            )
+
+            class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+                """Random images."""
+
+                VERSION = tfds.core.Version("1.0.0")
+
+                def _info(self):
+                    return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
+
+                def _split_generators(self, dl_manager):
+                    return {split: self._generate_examples(images) for split, images in splits.items()}
+
+                def _generate_examples(self, images):
+                    for i, image in enumerate(images):
+                        Image.fromarray(image).save(png := io.BytesIO(), "png")
+                        png.seek(0)
+                        yield i, {"image": png, "label": i % 3}
+
+            builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+            builder.download_and_prepare()
+
+        return prepared
+
+    @pytest.fixture
+    def data_dir(self, prepare, tmp_path):
+        """Twelve random images, and their negatives for testing."""
+        prepare(train=IMAGES, test=255 - IMAGES)
         return tmp_path / "tfds"
 
     def test_reads_what_was_written_and_again_from_the_cache(self, data_dir, monkeypatch):
@@ -240,3 +657,50 @@ class TestTfds:
             read("mnist")
         with pytest.raises(ValueError, match="'no_such_set' is neither a TFDS set nor a path"):
             read("no_such_set")
+        with pytest.raises(ValueError, match=r"with pip install -e '.\[prepare\]' in a checkout"):
+            read("mnist")
+        (data_dir / "no_such_set").mkdir()
+        monkeypatch.chdir(data_dir)
+        with pytest.raises(ValueError, match=r"'no_such_set' is neither .*; give ./no_such_set for what is here"):
+            read("no_such_set")
+
+    def test_images_of_several_sizes_are_brought_to_form(self, prepare):
+        images = [image[: 5 - i % 2] for i, image in enumerate(IMAGES)]
+        prepare((None, None, 1), train=images)
+        message = (
+            r"not of one form: train image \d+ is \d×4 grey, train image 0 \d×4 grey; give a size in pixels to bring"
+        )
+        with pytest.raises(ValueError, match=message):
+            read("tiny_shapes")
+        for size, channels in ((6, None), (7, 3), (6, None)):
+            raw = read("tiny_shapes", size, channels)
+            resized = [resize(image[None, ..., None], size) for image in images]
+            expected = {np.repeat(image, channels or 1, -1).tobytes() for image in resized}
+            assert {image.tobytes() for image in raw.images} == expected
+            assert raw.images.shape == (12, size, size, channels or 1)
+
+    def test_validation_is_the_test_split_for_want_of_another(self, prepare):
+        prepare(train=IMAGES, validation=IMAGES[:6])
+        raw = read("tiny_shapes")
+        assert raw.test_labels is not None
+        assert len(raw.test_labels) == 6
+        assert raw.validation_images is None
+
+    def test_validation_and_test_are_used_as_named(self, prepare):
+        prepare(train=IMAGES, validation=IMAGES[:6], test=IMAGES[:3], extra=IMAGES)
+        raw = read("tiny_shapes")
+        assert raw.test_labels is not None
+        assert raw.validation_labels is not None
+        assert [len(labels) for labels in (raw.labels, raw.validation_labels, raw.test_labels)] == [12, 6, 3]
+
+    def test_a_set_with_unknown_splits_beside_train_is_refused(self, prepare):
+        prepare(train=IMAGES, extra=IMAGES)
+        with pytest.raises(ValueError, match=r"TFDS set 'tiny_shapes' has no split for testing, but 'extra'"):
+            read("tiny_shapes")
+
+    def test_a_set_without_train_is_refused(self, prepare):
+        prepare(test=IMAGES)
+        with pytest.raises(
+            ValueError, match=r"TFDS set 'tiny_shapes' has the splits 'test'; give one split for training"
+        ):
+            read("tiny_shapes")
