@@ -81,7 +81,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         if axis not in VALUES:
             raise ValueError(f"axes: {axis!r} is unknown; use {', '.join(VALUES)}")
     workdir = config.workdir or Path("runs/ablations") / preset
-    of_every_axis = {"experiment": "ablations", "preset": preset, "base": settings_of(config.base)}
+    of_every_axis = {"experiment": "ablations", "preset": preset, "base": settings_of(config.base, workdir)}
     with claimed(workdir, of_every_axis) as finished:
 
         def accuracy(name: str, varied: Base) -> dict[str, Any]:

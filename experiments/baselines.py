@@ -130,7 +130,7 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
         evaluate_experiment.load(path)
     workdir = _workdir(preset, config)
 
-    settings = {k: v for k, v in jsonable(config).items() if k != "workdir"}
+    settings = {k: v for k, v in jsonable(config, workdir).items() if k != "workdir"}
     head = {"experiment": "baselines", "preset": preset}
     if is_finished(workdir):
         with claimed(workdir, head | settings | identity(config)) as finished:

@@ -155,7 +155,7 @@ def run(
     workdir = workdir_of(experiment, preset, config)
     attack = _Attack(dict(relabel or {}), attacked_weight)
 
-    settings = settings_of(config) | attack.settings()
+    settings = settings_of(config, workdir) | attack.settings()
     head = {"experiment": experiment, "preset": preset}
     if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
         with claimed(workdir, head | settings | identity(config)) as finished:
@@ -320,9 +320,7 @@ def _initial_data(
     return distilled, {"outer_steps": 0, "wall_seconds": 0.0}
 
 
-_SAME = (  # settings that a run must share with the one it goes on from
-    "dataset",
-    "data",
+_SAME = (  # settings that a run must share with the one it goes on from, besides the data
     "images",
     "network",
     "weights.law",
@@ -354,10 +352,8 @@ def _of_finished_run(
         ("classes", tuple(file.meta["class_names"]), dataset.class_names),
         ("known networks", held_known, here_known),
     ]
-    for name in _SAME:
-        there, here = _setting(held, name), _setting(settings, name)
-        if not (name == "data" and there is None):  # a run of before there was such a setting
-            compared.append((name, there, here))
+    same = ("dataset" if held.get("data") is None else "data", *_SAME)  # a run may be from before data were known
+    compared += [(name, _setting(held, name), _setting(settings, name)) for name in same]
     for name, there, here in compared:
         if there != here:
             raise ValueError(f"distilled.first: {run} has {name} {there}, and this run {here}; they must be the same")
@@ -376,9 +372,9 @@ def _setting(settings: Any, name: str) -> Any:
     return settings
 
 
-def settings_of(config: Config) -> dict[str, Any]:
-    """The settings that decide a run's result, as result.json holds them."""
-    return {k: v for k, v in jsonable(config).items() if k not in _NOT_OF_THE_RESULT}
+def settings_of(config: Config, workdir: Path) -> dict[str, Any]:
+    """The settings that decide a run's result, as result.json in its folder holds them."""
+    return {k: v for k, v in jsonable(config, workdir).items() if k not in _NOT_OF_THE_RESULT}
 
 
 def workdir_of(experiment: str, preset: str, config: Config) -> Path:

@@ -124,7 +124,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     bank = _prepare(config, dataset)
     workdir = config.workdir or Path("runs/pretrain") / preset
     of_every_network = {
-        k: v for k, v in jsonable(config).items() if k not in ("networks", "held_out", "group", "workdir")
+        k: v for k, v in jsonable(config, workdir).items() if k not in ("networks", "held_out", "group", "workdir")
     } | {"data": content_fingerprint(raw)}
     counts = dict(zip(PARTS, (config.networks, config.held_out), strict=True))
     with claimed(workdir, {"experiment": "pretrain", **of_every_network}) as finished:

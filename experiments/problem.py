@@ -328,9 +328,10 @@ def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:
     return {"mean": float(values.mean()), "std": float(values.std(ddof=min(1, values.size - 1))), "n": values.size}
 
 
-def jsonable(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON holds it, its paths as text."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+def jsonable(config: Any, folder: Path = Path()) -> dict[str, Any]:
+    """A dataclass as a JSON file in ``folder`` holds it, its paths from there on: see :func:`path_from`."""
+    content = json.loads(json.dumps(dataclasses.asdict(config), default=lambda path: path_from(folder, path)))
+    return content | ({"dataset": dataset_from(folder, content["dataset"])} if "dataset" in content else {})
 
 
 def path_from(folder: Path, path: Path | str) -> str:

@@ -220,7 +220,8 @@ def _check_settings(workdir: Path, settings: Any) -> None:
                 f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
                 "choose another --workdir, or run it with its own settings"
             )
-        write_json(path, settings)  # also on resuming: what cannot be written to is better known now
+        if not is_finished(workdir):
+            write_json(path, settings)  # also on resuming: what cannot be written to is better known now
     except OSError as error:
         raise _unusable(workdir, error) from error
     except json.JSONDecodeError as error:
