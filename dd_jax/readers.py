@@ -98,9 +98,9 @@ def _read(source: str, size: int | None, channels: int | None) -> RawData:
 def is_path(source: str) -> bool:
     r"""Whether :func:`read` takes a source for a path; if not, it is ``digits`` or a TFDS name.
 
-    Paths begin with ``/``, ``.`` or ``~``, end in ``/`` or ``.npz``, or have a backslash in them. So does nothing that
-    TFDS knows. Of others with a ``/``, such as ``emnist/letters``, those are paths that are there. A name without any
-    of these is never a path, even where a folder has it: ``./mnist`` is one.
+    A path begins with ``/``, ``.`` or ``~``, ends in ``/`` or ``.npz``, or has a backslash in it; no TFDS name does.
+    Another source with a ``/``, such as ``emnist/letters``, is a path where a file or folder of that name exists. Any
+    other is a name, even where a folder has it too: the folder is ``./mnist``.
 
     >>> is_path("./mnist"), is_path("mnist"), is_path("my.npz")
     (True, False, True)
