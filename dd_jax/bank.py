@@ -15,7 +15,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dd_jax.networks import Network
-from dd_jax.storage import first_line, named_leaves, restructured, set_aside
+from dd_jax.storage import first_line, named_leaves, restructured, set_aside, whole_or_absent
 from dd_jax.unroll import Params
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def save_shard(folder: Path, first: int, image_shape: tuple[int, int, int], shar
     """
     content = {"weights": shard.weights, "accuracy": shard.accuracy, "image_shape": np.array(image_shape)}
     path = folder / f"{first:05d}-{first + len(shard.accuracy):05d}"
-    ocp.save(str(path.absolute()), jax.tree.map(np.asarray, content))
+    with whole_or_absent(folder):
+        ocp.save(str(path.absolute()), jax.tree.map(np.asarray, content))
 
 
 def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> Bank:

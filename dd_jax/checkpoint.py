@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from dd_jax.storage import first_line, named_leaves, set_aside
+from dd_jax.storage import first_line, named_leaves, set_aside, whole_or_absent
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, facts: Mapping[str, Any] | None = None) -> None:
         """Writes the state of a step, and JSON facts beside it, atomically; a step already there is left as it is."""
         if step not in (c.step for c in self._checkpointer.checkpoints):
-            self._checkpointer.save(step, state, custom_metadata=dict(facts or {}))
+            with whole_or_absent(Path(self._checkpointer.directory)):
+                self._checkpointer.save(step, state, custom_metadata=dict(facts or {}))
 
 
 def _check_structure(path: Path, held: Any, like: Any) -> None:

@@ -1,11 +1,13 @@
 """Files that are either whole or absent: atomic writes, and distilled data as ``.npz``."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,17 @@ def set_aside(path: Path, folder: Path) -> Path:
     names = (f"{path.name}{'' if i == 0 else f'.{i}'}" for i in itertools.count())
     target = next(folder / name for name in names if not (folder / name).exists())
     return path.rename(target)
+
+
+@contextlib.contextmanager
+def whole_or_absent(folder: Path) -> Iterator[None]:
+    """While orbax saves to ``folder``: a save that fails, as on a full disk, leaves nothing of itself behind."""
+    try:
+        yield
+    except BaseException:
+        for part in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def first_line(error: BaseException) -> str:

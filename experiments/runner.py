@@ -118,24 +118,22 @@ def told_if_it_fails(path: Path) -> Iterator[None]:
 def run_as_script(main: Callable[[list[str]], None]) -> None:
     """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # orbax's tracebacks for a damaged checkpoint
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax prints tracebacks of what it raises, too
     try:
         main(sys.argv[1:])
-    except (ValueError, RunError) as error:
-        sys.exit(f"error: {error}")
     except Stopped as stop:
         say(str(stop))
         sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last checkpoint")
-        os._exit(128 + signal.SIGINT)  # XLA crashes when Python ends in the order it does otherwise, mid-compilation
+        os._exit(128 + signal.SIGINT)  # where Python ends in its usual way, XLA crashes if it is compiling
     except BrokenPipeError:  # the reader of the output, such as head, has enough of it
         os._exit(128 + signal.SIGPIPE)
     except Exception as error:
         if _disk_is_full(error):
-            sys.exit("error: the disk is full; free some space, and the same command goes on from the last checkpoint")
-        if isinstance(error, OSError):
+            sys.exit(f"error: the disk is full ({first_line(error)}); free some space there, and run the command again")
+        if isinstance(error, ValueError | RunError | OSError):
             sys.exit(f"error: {error}")
         raise
 

@@ -165,9 +165,13 @@ def orbax_s(error):
     [
         (ValueError("seed: x"), "error: seed: x", ""),
         (Stopped("stopped after step 5", signal.SIGTERM), 143, "stopped after step 5\n"),
-        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full; free some space, and", ""),
-        (orbax_s(OSError(errno.ENOSPC, "full")), "error: the disk is full; free some space, and", ""),
-        (RuntimeError("RESOURCE_EXHAUSTED: No space left on device [os_error_code=28]"), "error: the disk is full", ""),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full (", ""),
+        (orbax_s(OSError(errno.ENOSPC, "full")), "error: the disk is full (", ""),
+        (
+            ValueError("RESOURCE_EXHAUSTED: d/5: No space left on device"),
+            "error: the disk is full (ValueError: RES",
+            "",
+        ),
         (OSError("checkpoints: none of 2 in c can be read"), "error: checkpoints: none of 2 in c can be read", ""),
     ],
 )

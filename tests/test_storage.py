@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from dd_jax.checkpoint import checkpoints
 from dd_jax.storage import load_distilled, save_distilled, write_atomically, write_json
@@ -140,6 +141,19 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(tmp_path):
     with checkpoints(tmp_path) as saved, pytest.raises(OSError, match=r"^checkpoints: none of 2 in .* can be read"):
         saved.restore(STATE)
     assert contents(tmp_path) == before
+
+
+def test_a_save_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fails(checkpointer, step, *_, **__):
+        (checkpointer.directory / f"{step}.orbax-checkpoint-tmp").mkdir()
+        raise OSError("disk full")
+
+    with checkpoints(tmp_path) as saved:
+        saved.save(1, later(1))
+        monkeypatch.setattr(ocp.training.Checkpointer, "save", fails)
+        with pytest.raises(OSError, match="disk full"):
+            saved.save(2, later(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
 
 def test_a_step_size_of_zero_comes_back(tmp_path):
