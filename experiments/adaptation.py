@@ -72,7 +72,7 @@ _RANDOM = {
 
 
 def _fixed(config: Config) -> Config:
-    weights = Weights(bank=config.base.weights.bank)
+    weights = dataclasses.replace(config.base.weights, nets=None)
     outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, net_norm=None)
     return dataclasses.replace(config, base=dataclasses.replace(config.base, weights=weights, outer=outer))
 

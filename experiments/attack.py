@@ -69,11 +69,10 @@ def _attack(
     sets: int = 20,
     **settings: Any,
 ) -> Config:
-    few: dict[str, Any] = {"validation_nets": 8}
     base = Base(
         dataset,
         network,
-        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, jitter=jitter, **({} if nets is None else few)),
+        weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, jitter=jitter, validation_nets=8),
         distilled=Distilled(steps=1, epochs=1, images_per_class=10, step_size=0.02),
         outer=_RECIPE,
         batch_size=256,

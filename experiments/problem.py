@@ -173,14 +173,8 @@ def _check_weights(weights: Weights) -> None:
         train = weights.bank / "train"
         accepted = f"the work folder of experiments.pretrain; there is no {train.absolute()}"
         require(train.is_dir(), "weights.bank", weights.bank, accepted)
-    for kind, without_effect in (
-        ("weights.nets", ("jitter", "test_nets", "validation_nets") if weights.nets is None else ()),
-        ("weights.bank", ("jitter",) if weights.bank is None else ()),
-    ):
-        for name in without_effect:
-            value = getattr(weights, name)
-            if value != getattr(Weights(), name):
-                raise ValueError(f"weights.{name}: {value} has no effect without {kind}; leave it out, or give {kind}")
+    if weights.jitter and (weights.bank is None or weights.nets is None):
+        raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
     for name in ("law", "gain") if weights.bank is not None else ():
         value = getattr(weights, name)
         if value != getattr(Weights(), name):

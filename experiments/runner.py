@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 import dd_jax
 from dd_jax.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
+from dd_jax.readers import is_path
 from dd_jax.storage import first_line, write_atomically, write_json
 
 Config = TypeVar("Config")
@@ -69,7 +70,9 @@ def command_line(presets: Mapping[str, Config], default: str, description: str, 
     text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
     config = parse(presets[preset], text, preset if given else "[PRESET]", options)
     dataset = _dataset(config)
-    return (preset if dataset == _dataset(presets[preset]) else Path(dataset).stem), config
+    if dataset == _dataset(presets[preset]):
+        return preset, config
+    return Path(dataset).stem if is_path(dataset) else dataset.replace("/", "_"), config
 
 
 def _dataset(config: Any) -> str:

@@ -2,17 +2,22 @@
 
 import json
 import shutil
+import signal
 
+import jax
 import numpy as np
 import pytest
 
 from dd_jax.bank import load_bank
+from dd_jax.data import make_dataset
 from dd_jax.networks import make_network
+from dd_jax.readers import read
 from dd_jax.report import percent
 from dd_jax.storage import load_distilled
 from experiments import adaptation, attack, baselines, evaluate, pretrain, results
 from experiments.attack import measures
-from experiments.runner import RunError
+from experiments.problem import Weights, nets_of, path_from, streams
+from experiments.runner import RunError, Stopped
 
 QUICK = ["digits", "--recipe.epochs", "2", "--group", "2"]
 LENET = make_network("lenet", (28, 28, 1), 10)
@@ -54,7 +59,9 @@ def test_a_bank_grows_without_touching_what_it_has_and_heals(bank, tmp_path):
     for path in (folder / "train" / "00002-00003").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
+    damaged = folder / "train" / "damaged" / "00002-00003"
     pretrain.main([*QUICK, "--networks", "4", "--held-out", "3", "--workdir", str(folder)])
+    assert {p.read_bytes() for p in damaged.rglob("*") if p.is_file()} == {b""}  # set aside
     assert before == {path: path.read_bytes() for path in before}
     grown = weights(folder / "train")
     assert len(grown) == 4
@@ -62,12 +69,48 @@ def test_a_bank_grows_without_touching_what_it_has_and_heals(bank, tmp_path):
     assert not (folder / "progress").exists() or not any((folder / "progress").iterdir())
 
 
+def test_a_finished_bank_is_left_as_it_is_and_one_that_cannot_be_read_too(bank, tmp_path, capsys):
+    folder = tmp_path / "bank"
+    shutil.copytree(bank, folder)
+
+    def contents():
+        return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+    (folder / ".lock").touch()
+    before = contents()
+    pretrain.main([*QUICK, "--networks", "2", "--held-out", "1", "--workdir", str(folder)])  # fewer than there are
+    assert contents() == before
+    assert "(n = 3)" in capsys.readouterr().out
+    for path in (folder / "train").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    before = contents()
+    with pytest.raises(OSError, match=r"^bank: none of 2 shards in .*train can be read .*; nothing was changed"):
+        pretrain.main([*QUICK, "--networks", "3", "--held-out", "3", "--workdir", str(folder)])
+    assert contents() == before
+
+
+def test_a_bank_s_networks_do_not_begin_from_those_of_random_initialisation():
+    """Nor from one another's, at the same seed."""
+    network, keys = make_network("lenet", (28, 28, 1), 10), streams(0)
+    random = nets_of(Weights(nets=2), network, (28, 28, 1), 0)
+    dataset = make_dataset(read("digits"), validation_fraction=0.1)
+    prepared = pretrain._prepare(pretrain.PRESETS["digits"], dataset)
+    begun = [
+        prepared.init(jax.vmap(lambda i, key=key: jax.random.fold_in(key, i))(np.arange(2))).theta
+        for key in (keys.bank, keys.bank_held_out)
+    ]
+    drawn = [*begun, *(random.training(step) for step in range(3)), jax.vmap(random.test[1])(random.test[0][:2])]
+    kernels = np.concatenate([np.asarray(theta["params"]["Dense_2"]["kernel"]) for theta in drawn])
+    assert len(np.unique(kernels.reshape(len(kernels), -1), axis=0)) == len(kernels) == 12
+
+
 def test_pretraining_goes_on_in_the_middle(bank, tmp_path, monkeypatch):
     """Stopped after an epoch, it ends with the same weights."""
     folder, command = tmp_path / "stopped", [*QUICK, "--networks", "2", "--held-out", "1"]
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "signals", lambda: _always())
-        with pytest.raises(RunError, match="the same command goes on from the last epoch"):
+        with pytest.raises(Stopped, match="the same command goes on from the last epoch"):
             pretrain.main([*command, "--workdir", str(folder)])
     pretrain.main([*command, "--workdir", str(folder)])
     np.testing.assert_array_equal(weights(folder / "train"), weights(bank / "train")[:2])
@@ -81,7 +124,7 @@ class _always:
     """``signals`` of a user who never lets a run go on."""
 
     def __enter__(self):
-        return lambda: True
+        return lambda: signal.SIGTERM
 
     def __exit__(self, *_):
         return None
@@ -133,13 +176,16 @@ def test_examples_of_the_attacked_class_weigh_what_is_asked(attacked, bank, tmp_
     assert losses[0] - losses[1] > 0.1
 
 
-def test_a_bank_that_changes_during_an_attack_is_refused(attacked, bank, monkeypatch):
+def test_a_bank_that_changes_during_an_attack_is_refused(attacked, bank, tmp_path, monkeypatch):
     """Else its tables would be of other networks than its result."""
+    copy = tmp_path / "attacked"
+    shutil.copytree(attacked, copy)
+    (copy / "attack.json").unlink()
     result = json.loads((attacked / "result.json").read_text())
     result["config"]["bank"] = "what it was"
     monkeypatch.setattr(attack, "distil", lambda *arguments, **options: result)
-    with pytest.raises(ValueError, match=r"^weights.bank: .* use a bank that does not change during the run"):
-        attack.main(["digits", "--weights.bank", str(bank), *DISTIL, "--workdir", str(attacked)])
+    with pytest.raises(ValueError, match=r"^weights.bank: .* use a bank, and data, that do not change during the run"):
+        attack.main(["digits", "--weights.bank", str(bank), *DISTIL, "--workdir", str(copy)])
 
 
 def test_another_attack_or_a_bank_that_grew_is_another_run(attacked, bank, tmp_path):
@@ -152,7 +198,7 @@ def test_another_attack_or_a_bank_that_grew_is_another_run(attacked, bank, tmp_p
     shutil.copytree(attacked, copy)
     shutil.copytree(bank, folder)
     config = json.loads((copy / "config.json").read_text())
-    config["weights"]["bank"] = str(folder)
+    config["weights"]["bank"] = path_from(copy, folder)
     (copy / "config.json").write_text(json.dumps(config))
     shutil.rmtree(folder / "held_out" / "00002-00003")
     with pytest.raises(ValueError, match=r"holds a run with other settings \(bank is"):
@@ -218,6 +264,18 @@ def test_a_fixed_bank_is_its_first_network(bank, tmp_path, monkeypatch):
     assert (asked[0].weights.bank, asked[0].weights.nets, asked[0].steps) == (bank, None, 10)
 
 
+def test_a_finished_attack_and_adaptation_are_left_as_they_are(attacked, bank, tmp_path, monkeypatch, capsys):
+    command = ["digits", "--weights.bank", str(bank), *DISTIL, "--outer.steps", "60", "--outer.learning-rate", "0.1"]
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in attacked.rglob("*") if p.is_file()}
+    monkeypatch.setattr(attack, "assemble", lambda *_: pytest.fail("nothing needs to be assembled"))
+    attack.main([*command, "--workdir", str(attacked)])
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in attacked.rglob("*") if p.is_file()} == before
+    printed = capsys.readouterr().out
+    assert "| step size | – | 0.0" in printed  # the learned one, beside that of real images
+    with pytest.raises(ValueError, match=r"^sets: 3 is not accepted; use 2, as .*attack.json has"):
+        attack.main([*command, "--sets", "3", "--workdir", str(attacked)])
+
+
 def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path):
     for run in (bank, attacked):
         results.record(run, tmp_path)
@@ -238,7 +296,7 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
     for when in ("before", "after"):  # by the modified labels, like the run
         assert f"{100 * result[when]['mean']:.2f} ± " in printed
     evaluate.main([str(attacked), "--at", "0", "--split", "validation"])
-    assert "n =" not in capsys.readouterr().out  # the one for validation
+    assert "(n = 1)" in capsys.readouterr().out  # the one for validation, and that is said
     with pytest.raises(ValueError, match=r"^bank: .* is not accepted with a law or a gain"):
         evaluate.main([str(attacked), "--bank", str(bank), "--gain", "2"])
     evaluate.main([str(attacked), "--at", "0", "--law", "xavier_normal", "--nets", "3"])
@@ -255,7 +313,7 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
         (["--weights.jitter", "-1"], "weights.jitter: -1.0 is not accepted; use 0 or more"),
         (["--weights.jitter", "0.1", "--weights.nets", "None"], "weights.jitter: 0.1 is not accepted without"),
         (["--weights.bank", "None"], "weights.bank: None is not accepted"),
-        (["--weights.bank", "elsewhere"], "bank: elsewhere/train holds no readable networks"),
+        (["--weights.bank", "elsewhere"], "weights.bank: elsewhere is not accepted; use the work folder"),
         (["--images.size", "32"], r"bank: .* is of networks for images of \(28, 28, 1\), not \(32, 32, 1\)"),
         (
             ["--images.size", "32", "--network", "alexcifarnet"],

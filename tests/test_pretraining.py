@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from dd_jax.bank import Bank, drawn, load_bank, save_shard
+from dd_jax.bank import Bank, drawn, load_bank, read_shards, save_shard
 from dd_jax.data import make_dataset, normalise
 from dd_jax.losses import classification_loss
 from dd_jax.networks import Network
@@ -139,6 +139,31 @@ def test_a_damaged_shard_is_named_and_the_others_load(bank, caplog):
     assert "00000-00003 is damaged" in caplog.text
 
 
+def test_a_shard_is_set_aside_only_when_asked_and_never_overwritten(bank):
+    folder, networks = bank
+    for path in (folder / "00000-00003").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert list(read_shards(folder, NETWORK, SHAPE)) == [range(3, 5)]
+    assert (folder / "00000-00003").is_dir()
+    assert list(read_shards(folder, NETWORK, SHAPE, set_damaged_aside=True)) == [range(3, 5)]
+    assert (folder / "damaged" / "00000-00003").is_dir()
+    with pytest.raises(ValueError, match="already exists"):
+        save_shard(folder, 3, SHAPE, some_networks(2))
+    save_shard(folder, 0, SHAPE, some_networks(3))
+    chex.assert_trees_all_equal(load_bank(folder, NETWORK, SHAPE).weights["w"][3:], networks.weights["w"][3:])
+
+
+def test_where_no_shard_can_be_read_nothing_is_touched(bank):
+    folder, _ = bank
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(OSError, match=r"^bank: none of 2 shards in .* can be read"):
+        read_shards(folder, NETWORK, SHAPE, set_damaged_aside=True)
+    assert sorted(p.name for p in folder.iterdir()) == ["00000-00003", "00003-00005"]
+
+
 def test_networks_that_two_shards_hold_count_once(bank, caplog):
     folder, networks = bank
     save_shard(folder, 1, SHAPE, some_networks(1))
@@ -154,7 +179,7 @@ def test_banks_that_do_not_fit_are_refused(bank, tmp_path):
         load_bank(folder, wider, SHAPE)
     with pytest.raises(ValueError, match=r"^bank: .* is of networks for images of \(2, 3, 1\), not \(3, 2, 1\)"):
         load_bank(folder, NETWORK, (3, 2, 1))
-    with pytest.raises(ValueError, match=r"^bank: .* holds no readable networks; make them with python -m"):
+    with pytest.raises(ValueError, match=r"^bank: .*/elsewhere holds no networks"):
         load_bank(tmp_path / "elsewhere", NETWORK, SHAPE)
     with pytest.raises(ValueError, match=r"^weights.nets: 6 is not accepted; use 1 … 5"):
         drawn(load_bank(folder, NETWORK, SHAPE), 6, seed=0)

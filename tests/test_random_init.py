@@ -150,19 +150,25 @@ def test_evaluate_refuses_a_missing_path_and_bad_settings(finished, tmp_path):
             evaluate.main(arguments)
 
 
-def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, tmp_path, capsys):
+def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "table"
-    baselines.main(
-        ["digits", "--steps", "5", "--epochs", "3", "--sets", "2", "--candidates", "5", "--scoring-examples", "100",
-         "--weights.test-nets", "4", "--weights.validation-nets", "1", "--against", str(finished),
-         "--workdir", str(workdir)]
-    )  # fmt: skip
+    command = [
+        "digits", "--steps", "5", "--epochs", "3", "--sets", "2", "--candidates", "5", "--scoring-examples", "100",
+        "--weights.test-nets", "4", "--weights.validation-nets", "1", "--against", str(finished),
+        "--workdir", str(workdir),
+    ]  # fmt: skip
+    baselines.main(command)
     rows = {row["name"]: row for row in json.loads((workdir / "result.json").read_text())["rows"]}
     distilled = rows.pop(f"distilled: {finished}")
     assert list(rows) == ["random real", "optimized real", "k-means", "average real", "random k-NN", "k-means k-NN"]
     assert [rows[name]["accuracy"]["n"] for name in rows] == [4, 4, 4, 4, 2, 2]
     assert distilled["accuracy"]["mean"] > rows["random real"]["accuracy"]["mean"]
     assert rows["k-means k-NN"]["accuracy"]["mean"] > rows["random k-NN"]["accuracy"]["mean"]
+    before = {p: p.stat().st_mtime_ns for p in workdir.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(baselines, "assemble", lambda *_: pytest.fail("nothing needs to be assembled"))
+        baselines.main(command)
+    assert {p: p.stat().st_mtime_ns for p in workdir.iterdir()} == before
     table = (workdir / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert table.count("\n") == 9
@@ -253,6 +259,7 @@ def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkey
     capsys.readouterr()
     ablations.main(arguments)
     assert "memory" not in capsys.readouterr().out  # that a run prints
+    ablations.main([*arguments[:2], "epochs", *arguments[4:]])  # fewer axes lose none
     assert json.loads((tmp_path / "a" / "result.json").read_text())["tables"] == tables
     with pytest.raises(ValueError, match="axes: 'width' is unknown"):
         ablations.main(["digits", "--axes", "width", "--workdir", str(tmp_path / "b")])
