@@ -56,5 +56,6 @@ def main() -> None:
         return
     if name not in found:
         sys.exit(f"error: experiment: {name!r} is unknown; use one of {', '.join(found)}")
+    print("loading JAX", file=sys.stderr, flush=True)  # it takes seconds
     del sys.argv[1]
     run(name, folder)
