@@ -31,6 +31,7 @@ from dd_jax.outer import OuterInfo
 from dd_jax.readers import is_path
 from dd_jax.storage import first_line, write_atomically, write_json
 
+COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
 Config = TypeVar("Config")
 State = TypeVar("State")
 
@@ -86,7 +87,8 @@ def parse(default: Config, description: str, first: str, options: list[str]) -> 
       ValueError: an unknown option, or a value of the wrong type.
       SystemExit: after ``--help``.
     """
-    prog = f"python -m experiments.{Path(sys.argv[0]).stem} {first}".rstrip()
+    prog = f"{COMMAND}{Path(sys.argv[0]).stem} {first}".rstrip()
+    description = description.replace("python -m experiments.", COMMAND)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -162,6 +164,8 @@ def claimed(workdir: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, An
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "config.json").exists() and any(not p.name.startswith(".") for p in workdir.iterdir()):
+            raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
     except OSError as error:
         raise _unusable(workdir, error) from error
     with locked(workdir):
@@ -210,12 +214,7 @@ def _check_settings(workdir: Path, settings: Any) -> None:
     """Writes config.json, or checks that it says the same; see :func:`claimed`."""
     path = workdir / "config.json"
     try:
-        if path.exists():
-            held = json.loads(path.read_text())
-        elif any(not child.name.startswith(".") for child in workdir.iterdir()):
-            raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
-        else:
-            held = settings
+        held = json.loads(path.read_text()) if path.exists() else settings
         if differences := _differences(held, settings):
             raise ValueError(
                 f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "

@@ -110,6 +110,13 @@ def test_records_are_kept_in_a_checkout_only(installed, users_folder):
     assert error.endswith("has no tables; records are kept in a checkout of dd_jax, so run it there")
 
 
+def test_its_help_speaks_of_itself(users_folder):
+    process = dd_jax(ROOT, users_folder, "evaluate", "--help")
+    assert process.returncode == 0, process.stderr
+    assert "usage: dd-jax evaluate" in process.stdout
+    assert "python -m experiments" not in process.stdout
+
+
 def test_an_unknown_experiment_is_one_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["dd-jax", "runner"])  # a module, but none to run
     with pytest.raises(
