@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from dd_jax.storage import first_line
+
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"),
     *(".pnm", ".tga", ".jp2", ".avif", ".heic", ".heif"),  # a picture that Pillow cannot read is refused, not skipped
@@ -35,7 +37,7 @@ def read_picture(path: Path) -> np.ndarray:
         return shown(upright)[..., : 1 if stored_grey else None]
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         remedy = "save it anew as an 8-bit PNG, or remove it"
-        raise ValueError(f"dataset: {path} cannot be read as an image ({line_of(error)}); {remedy}") from error
+        raise ValueError(f"dataset: {path} cannot be read as an image ({first_line(error)}); {remedy}") from error
 
 
 def shown(image: Image.Image) -> np.ndarray:
@@ -144,9 +146,3 @@ def form_advice(shape: tuple[int, ...], other: tuple[int, ...]) -> str:
 
 def _described(image: np.ndarray) -> str:
     return f"{image.shape[0]}×{image.shape[1]} {'grey' if image.shape[2] == 1 else 'colour'}"
-
-
-def line_of(error: BaseException) -> str:
-    """The first line of an error's text, short enough for one line of ours."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

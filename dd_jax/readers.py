@@ -24,12 +24,11 @@ from dd_jax.pictures import (
     check_form,
     form_advice,
     formed,
-    line_of,
     read_picture,
     resize,
     stack,
 )
-from dd_jax.storage import write_atomically
+from dd_jax.storage import first_line, write_atomically
 
 _IDX_FILES = {
     "images": "train-images-idx3-ubyte",
@@ -184,7 +183,7 @@ def read_tfds(name: str, size: int | None = None, channels: int | None = None) -
         except ImagesDiffer as error:
             raise ValueError(f"dataset: TFDS set {name!r} is not of one form: {error}") from error
         except Exception as error:  # a damaged record, another file format
-            raise ValueError(f"dataset: TFDS set {name!r} cannot be read ({line_of(error)}); {advice}") from error
+            raise ValueError(f"dataset: TFDS set {name!r} cannot be read ({first_line(error)}); {advice}") from error
         cache.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, **dict(itertools.chain.from_iterable(columns)))
@@ -214,7 +213,9 @@ def _prepared(name: str) -> tuple[Any, str]:
     try:
         builder: Any = tfds.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises its own kinds for each way a name can be wrong
-        raise ValueError(f"dataset: {name!r} is neither a TFDS set nor a path ({line_of(error)}); {advice}") from error
+        raise ValueError(
+            f"dataset: {name!r} is neither a TFDS set nor a path ({first_line(error)}); {advice}"
+        ) from error
     if not builder.data_path.exists():
         if needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
             raise ValueError(f"dataset: TFDS set {name!r} is not in {folder}, and TensorFlow is missing; {advice}")
@@ -222,7 +223,9 @@ def _prepared(name: str) -> tuple[Any, str]:
             builder = tfds.builder(name, data_dir=folder, file_format="array_record")
             builder.download_and_prepare()
         except Exception as error:  # network, disk, checksum, manual downloads: as many kinds as sets
-            raise ValueError(f"dataset: TFDS set {name!r} cannot be prepared ({line_of(error)}); {advice}") from error
+            raise ValueError(
+                f"dataset: TFDS set {name!r} cannot be prepared ({first_line(error)}); {advice}"
+            ) from error
     return builder, advice
 
 
@@ -272,7 +275,7 @@ def read_npz(path: Path) -> RawData:
     except FileNotFoundError as error:
         raise ValueError(f"dataset: {path} does not exist") from error
     except Exception as error:  # zipfile, zlib and numpy each raise their own kinds
-        raise ValueError(f"dataset: {path} is no readable .npz file ({line_of(error)})") from error
+        raise ValueError(f"dataset: {path} is no readable .npz file ({first_line(error)})") from error
     for field in ("images", "labels"):
         if field not in fields:
             raise ValueError(f"dataset: {path} has no array {field!r}, only {sorted(fields)}")
@@ -304,7 +307,7 @@ def read_folder(folder: Path, size: int | None = None, channels: int | None = No
         names = tuple(child.name for child in _folders(splits["train"]))
         held = {role: _read_classes(path, names, size, channels) for role, path in splits.items()}
     except OSError as error:
-        raise ValueError(f"dataset: {folder} cannot be read ({line_of(error)})") from error
+        raise ValueError(f"dataset: {folder} cannot be read ({first_line(error)})") from error
     return _checked(str(folder), held, names)
 
 
@@ -357,7 +360,7 @@ def _read_idx_file(path: Path) -> np.ndarray:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"dataset: {path} cannot be read ({line_of(error)})") from error
+        raise ValueError(f"dataset: {path} cannot be read ({first_line(error)})") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         start = content[:4].hex() or "nothing"
         raise ValueError(f"dataset: {path} is no IDX file of unsigned bytes: it begins with {start}")
@@ -473,7 +476,7 @@ def _checked_names(source, names) -> tuple[str, ...]:
         texts = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
         "".join(texts).encode()  # a folder's name need not be text
     except UnicodeError as error:
-        raise ValueError(f"dataset: {source} has class_names that are not UTF-8 ({line_of(error)})") from error
+        raise ValueError(f"dataset: {source} has class_names that are not UTF-8 ({first_line(error)})") from error
     twice = next((name for i, name in enumerate(texts) if name in texts[:i]), None)
     if twice is not None:
         raise ValueError(f"dataset: {source} has two classes called {twice!r} in class_names; use a name for each")
