@@ -154,7 +154,7 @@ def _check_fit(path: Path, file: DistilledFile, name: str, dataset: Dataset) -> 
 
 
 def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join(value) if isinstance(value, tuple) and isinstance(value[0], str) else str(value)
     return text if len(text) < 200 else f"{text[:200]} …"
 
 

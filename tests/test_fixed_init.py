@@ -176,6 +176,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     assert "holds this run, finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_bitwise_the_same_images(finished, tmp_path):
     at_step = 9
     arguments = (*SMALL, "--checkpoint-seconds", "0.001", "--workdir", tmp_path / "run")
@@ -265,7 +266,11 @@ def test_a_workdir_with_other_things_or_that_cannot_be_written_is_refused(tmp_pa
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--seed", "-2"], ["seed: -2"]), (["--sead", "2"], ["--sead"]), (["--seed", "two"], ["--seed", "two"])],
+    [
+        (["--seed", "-2"], ["seed: -2"]),
+        pytest.param(["--sead", "2"], ["--sead"], marks=pytest.mark.slow),
+        pytest.param(["--seed", "two"], ["--seed", "two"], marks=pytest.mark.slow),
+    ],
 )
 def test_the_shell_sees_a_clear_message_and_a_failure(arguments, words):
     process = start(*arguments)

@@ -158,6 +158,7 @@ def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
     np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat([1, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10))
 
 
+@pytest.mark.slow
 def test_examples_of_the_attacked_class_weigh_what_is_asked(attacked, bank, tmp_path):
     """The objective is linear in the weight, 4 by default; before the first update all else is the same."""
 
@@ -215,6 +216,7 @@ def test_measures_of_an_attack_are_counted_by_hand():
     np.testing.assert_allclose(scores["by_class"], [[0.1, 0.7, 0.8]])
 
 
+@pytest.mark.slow
 def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "STEP_SIZES", (0.02, 0.1))  # fewer, to save time
     workdir = tmp_path / "run"

@@ -56,12 +56,16 @@ def test_a_run_that_goes_on_from_another_draws_networks_that_one_has_not_seen(fi
         random_init.main([*SMALL, "--distilled.first", str(finished), "--workdir", str(tmp_path)])
 
 
-def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp_path, capsys):
+def test_evaluate_repeats_the_run_s_own_score(finished, capsys):
     evaluate.main([str(finished), "--nets", "5", "--at", "0", "5", "15"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     result = json.loads((finished / "result.json").read_text())
     assert f"{100 * result['test_accuracy']['after']['mean']:.2f} ± " in lines[2]
+
+
+@pytest.mark.slow
+def test_evaluate_trains_otherwise(finished, tmp_path):
     output = tmp_path / "scores.json"
     evaluate.main(
         [str(finished / "distilled.npz"), "--nets", "3", "--training.optimizer", "adam", "--training.learning-rate",
@@ -78,6 +82,7 @@ def test_evaluate_repeats_the_run_s_own_score_and_trains_otherwise(finished, tmp
     assert json.loads(output.read_text())["scores"][1]["loss"]["mean"] is None  # they diverged
 
 
+@pytest.mark.slow
 def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
     """Whatever the seed of the networks: another split would hold examples that the data were made of."""
     asked = []
@@ -87,6 +92,7 @@ def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
     assert asked == [{"validation_fraction": 0.1, "seed": 0}]
 
 
+@pytest.mark.slow
 def test_a_refused_step_leaves_the_state_before_it_and_nothing_after(tmp_path, monkeypatch):
     """One bad network, in step 3 alone: step 4 is in flight by then, as no validation is between; it must not count."""
     command = [*SMALL, "--outer.steps", "40", "--outer.net-norm", "None", "--weights.test-nets", "1"]
@@ -151,6 +157,8 @@ def test_evaluate_refuses_a_missing_path_and_bad_settings(finished, tmp_path):
 
 
 def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(baselines, "STEP_SIZES", (0.016, 0.064))  # fewer, to save time
+    monkeypatch.setattr(baselines, "FINER", (1.0,))
     workdir = tmp_path / "table"
     command = [
         "digits", "--steps", "5", "--epochs", "3", "--sets", "2", "--candidates", "5", "--scoring-examples", "100",
@@ -192,7 +200,7 @@ def test_optimized_real_is_scored_on_training_examples_alone():
     """The candidates' scorer sees the split that the experiment says, whose images are of the training split."""
     config = baselines.PRESETS["digits"]
     config = baselines.dataclasses.replace(config, steps=1, sets=1, candidates=3, scoring_examples=50)
-    dataset, _, nets = baselines.assemble(config)
+    dataset, _, nets, _ = baselines.assemble(config)
     layout = baselines.Layout(10, 1, 5)
     seen = []
 
@@ -217,7 +225,7 @@ def test_optimized_real_is_scored_on_training_examples_alone():
 def test_a_baseline_has_the_step_size_and_epochs_that_do_best_on_validation_for_all_its_sets():
     config = baselines.dataclasses.replace(baselines.PRESETS["digits"], steps=1, sets=3, candidates=5)
     config = baselines.dataclasses.replace(config, scoring_examples=50, epochs=(1, 2, 5))
-    dataset, _, nets = baselines.assemble(config)
+    dataset, _, nets, _ = baselines.assemble(config)
     tested = []
 
     def score(distilled, held_out, split, epochs):
@@ -241,6 +249,26 @@ def test_baselines_refuse_epochs_out_of_order(epochs):
         baselines.check(baselines.Config(epochs=epochs))
 
 
+def test_the_images_of_an_ablation_s_base_are_applied_for_fewer_and_more_epochs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(ablations.VALUES, "test_epochs", (1, 3))
+    arguments = [
+        "digits", "--axes", "test_epochs", "--base.outer.steps", "1", "--base.weights.test-nets", "2",
+        "--base.weights.nets", "2", "--base.weights.validation-nets", "2", "--workdir", str(tmp_path / "a"),
+    ]  # fmt: skip
+    ablations.main(arguments)
+    (rows,) = json.loads((tmp_path / "a" / "result.json").read_text())["tables"].values()
+    assert [row["value"] for row in rows] == [1, 3]
+    base = json.loads((tmp_path / "a" / "base" / "result.json").read_text())
+    assert rows[1]["accuracy"] == pytest.approx(base["test_accuracy"]["after"])
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    monkeypatch.setattr(ablations, "_table", lambda *_: pytest.fail("nothing is scored again"))
+    capsys.readouterr()
+    ablations.main(arguments)
+    assert "| 3 | " in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.slow
 def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(ablations.VALUES, "epochs", (1, 3))
     monkeypatch.setitem(ablations.VALUES, "test_epochs", (1, 3))
