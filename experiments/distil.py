@@ -148,7 +148,7 @@ def run(
     objective, validation, test = None, dataset.validation, dataset.test
     if relabel:
         criterion = relabelled(relabel, classes)
-        times = jnp.ones(classes).at[jnp.array(list(relabel))].set(attacked_weight)
+        times = jnp.ones((1, classes)).at[0, jnp.array(list(relabel))].set(attacked_weight)
         objective = classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
         validation, test = (relabelled_split(split, relabel, classes) for split in (validation, test))
     distilled, earlier = _initial_data(keys.noise, config, dataset)
