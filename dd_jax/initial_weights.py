@@ -1,19 +1,21 @@
 """Distributions of initial weights, θ₀ ~ p(θ₀) (paper, section 3.3 and the settings of its code).
 
-A law draws new values for the weights of any network: arrays with two or more axes are kernels, with inputs and
-outputs on the last two axes and the receptive field before them, and follow the law; arrays with fewer are biases
-and become zero.
+A law draws new values for a network's kernels and keeps what the network itself gives its other weights: biases,
+the scales of normalisation layers, embeddings. Kernels are the arrays named ``kernel``, as flax.linen's layers do; in
+weights without that name, the arrays with two or more axes. Inputs and outputs are on a kernel's last two axes, the
+receptive field before them. (Of a grouped convolution, I counts the inputs of a group and O all outputs, as in
+PyTorch.)
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
+from dd_jax.losses import Params
 from dd_jax.networks import Network
-from dd_jax.unroll import Params
 
 # gain -> initializer of one kernel. Fan-in and fan-out count the receptive field.
 _KERNELS: dict[str, Callable[[float], jax.nn.initializers.Initializer]] = {
@@ -40,12 +42,12 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
     ``kaiming_fan_out`` gain² · 2 / O, normal
     ``orthogonal``      gain² / max(I, outputs): orthogonal rows or columns of length gain
     ``normal``          gain², normal
-    ``zero``            0
-    ``default``         whatever ``network.init`` draws, biases included; takes no gain
+    ``zero``            0; takes no gain
+    ``default``         whatever ``network.init`` draws; takes no gain
     ==================  ==================================================================
 
     Args:
-      network: the pair whose weights are drawn; gives their shapes.
+      network: the pair whose weights are drawn; gives their shapes, and the weights that are no kernels.
       law: one of ``LAWS``.
       gain: positive scale of the law.
 
@@ -53,28 +55,42 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
       ``key -> weights``, pure.
 
     Raises:
-      ValueError: an unknown law, or a gain that is not positive or not taken.
+      ValueError: an unknown law, a gain that is not positive or not taken, or a kernel with three axes, such as
+        attention's [D, heads, d]: which are inputs and which outputs is not known there.
     """
     if law not in LAWS:
         raise ValueError(f"weights.law: {law!r} is unknown; use one of {', '.join(LAWS)}")
     if not (math.isfinite(gain) and gain > 0):
         raise ValueError(f"weights.gain: {gain} is not positive")
+    if law in ("default", "zero") and gain != 1:
+        raise ValueError(f"weights.gain: {gain} has no meaning for the law {law!r}; leave it at 1")
     if law == "default":
-        if gain != 1:
-            raise ValueError(f"weights.gain: {gain} has no meaning for the law 'default'; leave it at 1")
         return network.init
     kernel = _KERNELS[law](gain)
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    is_kernel = _which_are_kernels(jax.eval_shape(network.init, jax.random.key(0)), law)
 
     def draw(key):
-        leaves, structure = jax.tree.flatten(shapes)
+        leaves, structure = jax.tree.flatten(network.init(key))
         keys = jax.random.split(key, len(leaves))
-        return jax.tree.unflatten(
-            structure,
-            [
-                kernel(k, leaf.shape, leaf.dtype) if leaf.ndim >= 2 else jnp.zeros(leaf.shape, leaf.dtype)
-                for k, leaf in zip(keys, leaves, strict=True)
-            ],
+        drawn = (
+            kernel(k, leaf.shape, leaf.dtype) if follows else leaf
+            for k, leaf, follows in zip(keys, leaves, is_kernel, strict=True)
         )
+        return jax.tree.unflatten(structure, drawn)
 
     return draw
+
+
+def _which_are_kernels(shapes: Any, law: str) -> list[bool]:
+    """Leaf by leaf, whether the law holds for it; ``ValueError`` where a kernel's fans are not known."""
+    leaves = jax.tree.leaves_with_path(shapes)
+    named = [bool(path) and getattr(path[-1], "key", None) == "kernel" for path, _ in leaves]
+    kernels = named if any(named) else [leaf.ndim >= 2 for _, leaf in leaves]
+    for (path, leaf), is_kernel in zip(leaves, kernels, strict=True):
+        vector = not any(named) and math.prod(leaf.shape[:-1]) == 1  # such as a scale [1, 1, 1, C]
+        if is_kernel and not (leaf.ndim == 2 or (leaf.ndim >= 4 and not vector)):
+            raise ValueError(
+                f"weights.law: {law!r} is not accepted for {jax.tree_util.keystr(path)} of shape {leaf.shape}, whose "
+                "inputs and outputs are not known; use 'default', or kernels [in, out] or [H, W, in, out]"
+            )
+    return kernels
