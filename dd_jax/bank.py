@@ -6,11 +6,13 @@ is named and passed over, and a bank grows by shards, without touching those it 
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -118,17 +120,21 @@ def fingerprint(*banks: Bank) -> str:
 def drawn(bank: Bank, count: int, seed: int, jitter: float = 0.0) -> Callable[[int], Params]:
     """p(θ₀) by outer step: ``count`` networks of the bank, all different, each leaf with a leading axis N.
 
-    With ``jitter``, Gaussian noise of that share of a leaf's standard deviation makes each of them one never seen.
+    With ``jitter``, Gaussian noise of that share of the standard deviation of a network's own leaf makes each of them
+    one never seen. A leaf that is constant in a network, or holds no floats, gets none.
 
     Only these go to the device. The transfer is asynchronous, and which networks they are depends on the seed, the step
     and the bank's size alone, so that a caller who asks for the next ones while the device is busy never makes it wait.
 
     Raises:
-      ValueError: fewer networks in the bank than ``count``.
+      ValueError: no network or more than the bank has, or a jitter that is negative or not finite.
     """
     size = len(bank.accuracy)
-    if size < count:
+    if not 1 <= count <= size:
         raise ValueError(f"weights.nets: {count} is not accepted; use 1 … {size}, the networks of the bank")
+
+    if not 0 <= jitter < math.inf:
+        raise ValueError(f"weights.jitter: {jitter} is not accepted; use 0 or more")
 
     def draw(step: int) -> Params:
         rng = np.random.default_rng([seed, step])
@@ -136,7 +142,11 @@ def drawn(bank: Bank, count: int, seed: int, jitter: float = 0.0) -> Callable[[i
 
         def chosen(leaf: np.ndarray) -> np.ndarray:
             some = leaf[index]
-            return some + jitter * some.std() * rng.standard_normal(some.shape, some.dtype) if jitter else some
+            if not jitter or not jnp.issubdtype(some.dtype, jnp.floating):
+                return some
+            spread = some.std(axis=tuple(range(1, some.ndim)), keepdims=True)
+            noise = jitter * spread * rng.standard_normal(some.shape, np.float32)
+            return some + noise.astype(some.dtype)
 
         return jax.device_put(jax.tree.map(chosen, bank.weights))
 

@@ -53,6 +53,7 @@ def convolution(
     Returns:
       ``[N, H', W', O]``, H' = H + 2·padding − K + 1.
     """
+    bias = bias.reshape(1, 1, 1, -1)
     if (method or default_method()) == "lax":
         pads, numbers = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=numbers) + bias
@@ -172,7 +173,8 @@ def _banded_pool_relu(x, kernel, bias, switches, block):
     y = band @ patches
     for _ in range(2):  # the upper and lower members, then the left and right
         y = switches.maximum(*jax.lax.split(y, (y.shape[0] // 2,) * 2))
-    y = switches.relu(y.reshape(half**2, outputs, -1) + bias[:, None]).reshape(half, half, outputs, h, w, images)
+    y = switches.relu(y.reshape(half**2, outputs, -1) + bias.reshape(1, -1, 1))
+    y = y.reshape(half, half, outputs, h, w, images)
     return y.transpose(5, 3, 0, 4, 1, 2).reshape(images, h * half, w * half, outputs)
 
 

@@ -104,7 +104,8 @@ def _stratified(images, labels, fraction, seed, names, use):
 
 def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """uint8 ``[..., D]`` to float32 with mean 0 and std 1 over the training split."""
-    return images.astype(jnp.float32) * (1 / (255 * jnp.asarray(std))) - jnp.asarray(mean) / jnp.asarray(std)
+    mean, std = (jnp.asarray(a, jnp.float32).reshape((1,) * (images.ndim - 1) + (-1,)) for a in (mean, std))
+    return images.astype(jnp.float32) * (1 / (255 * std)) - mean / std
 
 
 def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:

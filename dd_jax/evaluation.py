@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 from dd_jax.data import Split, normalise
-from dd_jax.losses import Criterion, cross_entropy, predictions
-from dd_jax.unroll import DistilledData, Loss, Params
+from dd_jax.losses import Criterion, Loss, Params, cross_entropy, mean_of, per_example, predictions
+from dd_jax.unroll import DistilledData, check_distilled, check_theta
 
 
 class Score(NamedTuple):
@@ -46,14 +46,18 @@ def evaluate(
       split: uint8 images and labels, ``[N]`` of each.
       mean, std: ``[D]``, the normalisation the network was trained with.
       classes: C.
-      criterion: ``(logits, labels [B, C]) -> scalar``.
+      criterion: ``(logits [B, C], labels [B, C]) -> [B]``.
       chunk: examples in memory at a time.
+
+    Raises:
+      ValueError: a chunk below one, or a criterion that does not return one value per example.
     """
 
     def score(images, labels):
         logits = apply(theta, normalise(images, mean, std))
-        losses = jax.vmap(lambda logit, label: criterion(logit[None], label[None]))
-        return jnp.sum(predictions(logits) == labels), jnp.sum(losses(logits, jax.nn.one_hot(labels, classes)))
+        losses = criterion(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
+        correct = jnp.sum(predictions(logits) == labels.astype(jnp.int32))
+        return correct, jnp.sum(per_example(losses, len(labels), "criterion"))
 
     size = split.labels.shape[0]
     correct, loss = _sum_over(split, chunk, score)
@@ -85,6 +89,8 @@ def confusion(
 
 def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]) -> Any:
     """The sum of ``f(images, labels)`` over chunks of a split and a smaller last one."""
+    if chunk < 1:
+        raise ValueError(f"chunk: {chunk} is not accepted; use 1 or more")
     size = split.labels.shape[0]
     whole = size - size % chunk
     parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), split)
@@ -158,7 +164,7 @@ def train_and_score(
 
     Args:
       key: draws the order, where it is random.
-      loss: ℓ, ``(theta, images, labels) -> scalar``.
+      loss: the terms of ℓ, ``(theta, images, labels) -> [B]``.
       theta: θ₀.
       distilled: x̃, ỹ and η̃.
       training: how.
@@ -169,12 +175,15 @@ def train_and_score(
       What ``score`` returns, with a leading axis of ``len(at)``.
 
     Raises:
-      ValueError: settings that do not fit, or steps out of order or beyond :func:`steps_of`.
+      ValueError: settings or data that do not fit, steps out of order or beyond :func:`steps_of`, or a loss that does
+        not return one value per example.
     """
+    check_distilled(distilled)
     check_training(training, distilled)
     total = steps_of(training, distilled)
     if sorted(set(at)) != list(at) or not at or not 0 <= at[0] <= at[-1] <= total:
         raise ValueError(f"at: {list(at)} is not accepted; use increasing numbers of steps within 0 … {total}")
+    check_theta(theta)
     images, labels = (a.reshape(-1, *a.shape[2:]) for a in (distilled.images, distilled.labels))
     order = _order(key, distilled, training, total)
     if training.optimizer == "adam":
@@ -185,7 +194,7 @@ def train_and_score(
 
     def step(state, index):
         theta, optimizer_state = state
-        gradient = jax.grad(loss)(theta, images[index], labels[index])
+        gradient = jax.grad(mean_of(loss))(theta, images[index], labels[index])
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
         return (optax.apply_updates(theta, updates), optimizer_state), None
 
@@ -246,7 +255,14 @@ def evaluate_nets(
 
     Returns:
       What ``score`` returns, with leading axes ``[K, len(at)]``.
+
+    Raises:
+      ValueError: as :func:`train_and_score`, weights of another number of networks than keys, or a chunk below one.
     """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk: {chunk} is not accepted; use 1 or more")
+    if not callable(draw) and any(leaf.shape[:1] != keys.shape for leaf in jax.tree.leaves(draw)):
+        raise ValueError(f"draw: weights for {keys.shape[0]} keys must have a leading axis of {keys.shape[0]}")
 
     def one(key, theta):
         weights_key, order_key = jax.random.split(key)

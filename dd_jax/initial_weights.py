@@ -1,19 +1,22 @@
 """Distributions of initial weights, θ₀ ~ p(θ₀) (paper, section 3.3 and the settings of its code).
 
-A law draws new values for the weights of any network: arrays with two or more axes are kernels, with inputs and
-outputs on the last two axes and the receptive field before them, and follow the law; arrays with fewer are biases
-and become zero.
+A law draws new values for a network's kernels and keeps what the network itself gives its other weights: biases,
+the scales of normalisation layers, embeddings. Kernels are the arrays named ``kernel``, as flax.linen's layers do; in
+weights without that name, the arrays with two or more axes. Inputs and outputs are on a kernel's last two axes, the
+receptive field before them; attention's kernels, [D, heads, d] and [heads, d, D], count as the matrices they are. (Of a
+grouped convolution, I counts the inputs of a group and O all outputs, as in PyTorch.)
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.nn import initializers
 
+from dd_jax.losses import Params
 from dd_jax.networks import Network
-from dd_jax.unroll import Params
+from dd_jax.storage import named_leaves
 
 # gain -> initializer of one kernel. Fan-in and fan-out count the receptive field.
 _KERNELS: dict[str, Callable[[float], jax.nn.initializers.Initializer]] = {
@@ -40,12 +43,12 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
     ``kaiming_fan_out`` gain² · 2 / O, normal
     ``orthogonal``      gain² / max(I, outputs): orthogonal rows or columns of length gain
     ``normal``          gain², normal
-    ``zero``            0
-    ``default``         whatever ``network.init`` draws, biases included; takes no gain
+    ``zero``            0; takes no gain
+    ``default``         whatever ``network.init`` draws; takes no gain
     ==================  ==================================================================
 
     Args:
-      network: the pair whose weights are drawn; gives their shapes.
+      network: the pair whose weights are drawn; gives their shapes, and the weights that are no kernels.
       law: one of ``LAWS``.
       gain: positive scale of the law.
 
@@ -53,28 +56,56 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
       ``key -> weights``, pure.
 
     Raises:
-      ValueError: an unknown law, or a gain that is not positive or not taken.
+      ValueError: an unknown law, a gain that is not positive or not taken, or a kernel of three axes in a layer of
+        another name than flax's convolutions and attention have: which are inputs and outputs is not known there.
     """
     if law not in LAWS:
         raise ValueError(f"weights.law: {law!r} is unknown; use one of {', '.join(LAWS)}")
     if not (math.isfinite(gain) and gain > 0):
         raise ValueError(f"weights.gain: {gain} is not positive")
+    if law in ("default", "zero") and gain != 1:
+        raise ValueError(f"weights.gain: {gain} has no meaning for the law {law!r}; leave it at 1")
     if law == "default":
-        if gain != 1:
-            raise ValueError(f"weights.gain: {gain} has no meaning for the law 'default'; leave it at 1")
         return network.init
     kernel = _KERNELS[law](gain)
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    drawn_as = _shapes_of_kernels(jax.eval_shape(network.init, jax.random.key(0)), law)
 
     def draw(key):
-        leaves, structure = jax.tree.flatten(shapes)
+        leaves, structure = jax.tree.flatten(network.init(key))
         keys = jax.random.split(key, len(leaves))
-        return jax.tree.unflatten(
-            structure,
-            [
-                kernel(k, leaf.shape, leaf.dtype) if leaf.ndim >= 2 else jnp.zeros(leaf.shape, leaf.dtype)
-                for k, leaf in zip(keys, leaves, strict=True)
-            ],
+        drawn = (
+            leaf if shape is None else kernel(k, shape, leaf.dtype).reshape(leaf.shape)
+            for k, leaf, shape in zip(keys, leaves, drawn_as, strict=True)
         )
+        return jax.tree.unflatten(structure, drawn)
 
     return draw
+
+
+def _shapes_of_kernels(weights: Any, law: str) -> list[tuple[int, ...] | None]:
+    """Leaf by leaf the shape ``[…, I, O]`` to draw it in; None where the law does not hold for it."""
+    leaves = [(name.split("/"), leaf) for name, leaf in named_leaves(weights).items()]
+    if any(path[-1:] == ["kernel"] for path, _ in leaves):
+        return [_as_drawn(path, leaf.shape, law) if path[-1:] == ["kernel"] else None for path, leaf in leaves]
+    for path, leaf in leaves:
+        if leaf.ndim >= 3 and math.prod(leaf.shape[:-1]) == 1:  # such as a scale [1, 1, 1, C]
+            raise _unknown(path, leaf.shape, law)
+    return [_as_drawn(path, leaf.shape, law) if leaf.ndim >= 2 else None for path, leaf in leaves]
+
+
+def _as_drawn(path: list[str], shape: tuple[int, ...], law: str) -> tuple[int, ...]:
+    layer = path[-2] if len(path) > 1 else ""
+    if len(shape) == 3 and layer in ("query", "key", "value"):
+        return shape[0], shape[1] * shape[2]
+    if len(shape) == 3 and layer == "out":
+        return shape[0] * shape[1], shape[2]
+    if len(shape) == 2 or len(shape) >= 4 or (len(shape) == 3 and layer.startswith("Conv")):
+        return shape
+    raise _unknown(path, shape, law)
+
+
+def _unknown(path: list[str], shape: tuple[int, ...], law: str) -> ValueError:
+    return ValueError(
+        f"weights.law: {law!r} is not accepted for {'/'.join(path)} of shape {shape}, whose inputs and outputs are not "
+        "known; use 'default', or kernels [in, out] or [H, W, in, out]"
+    )

@@ -13,7 +13,7 @@ d̃              ``images``          ``[S, M, D]``, units of d
 t̃              ``labels``          ``[S, M]``, units of t
 η̃              ``step_sizes``      ``[T]``, 1 / (units of d)²
 θ              ``theta``           ``[D]``
-ℓ(d, t; θ)     ``quadratic_loss``  1/(2N) ‖dθ − t‖², units of t²
+ℓ(d, t; θ)     –                   1/(2N) ‖dθ − t‖², units of t²; the mean of ``quadratic_loss``, ``[N]``
 θ*             ``optimum``         ``[D]``, dᵀd θ* = dᵀt
 =============  ==================  ====================================================================
 
@@ -31,8 +31,8 @@ from dd_jax.unroll import DistilledData, raw_step_size, unroll
 
 
 def quadratic_loss(theta: jax.Array, d: jax.Array, t: jax.Array) -> jax.Array:
-    """ℓ(d, t; θ) = 1/(2N) ‖dθ − t‖², a scalar, from ``[D]``, ``[N, D]`` and ``[N]``."""
-    return 0.5 * jnp.mean((d @ theta - t) ** 2)
+    """½ (dθ − t)² of each example, ``[N]``, from ``[D]``, ``[N, D]`` and ``[N]``; ℓ(d, t; θ) is their mean."""
+    return 0.5 * (d @ theta - t) ** 2
 
 
 def optimum(d: jax.Array, t: jax.Array) -> jax.Array:
@@ -119,9 +119,9 @@ def expected_excess_loss(
     axes = scale * math.sqrt(dimension) * jnp.eye(dimension)
 
     def excess(theta):
-        return quadratic_loss(unroll(quadratic_loss, theta, distilled), d, d @ best)
+        return quadratic_loss(unroll(quadratic_loss, theta, distilled), d, d @ best).mean()
 
-    return jnp.mean(jax.vmap(excess)(mean + jnp.concatenate([axes, -axes])))
+    return jnp.mean(jax.vmap(excess)(mean[None] + jnp.concatenate([axes, -axes])))
 
 
 def excess_loss_bound(d: jax.Array, examples: int, *, scale: float = 1.0) -> jax.Array:

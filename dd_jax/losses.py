@@ -1,45 +1,107 @@
-"""Criteria on logits, and the loss of a network built from one (paper, section 3: ℓ)."""
+"""Losses, one value for each example: their contract, the mean the library takes of them, and criteria on logits.
+
+ℓ of the paper (section 3) is a mean over examples. A loss here returns its terms, and the library takes the mean, so
+that the parts of a batch, be they chunks or shares of devices, always add up to the whole.
+"""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dd_jax.unroll import Loss
-
+Params = Any  # any pytree of arrays
+Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]
+"""``(theta, images [B, …], labels [B, …]) -> [B]``, nats; each value depends on its own example alone."""
 Criterion = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(logits [B, C], labels [B, C]) -> [B]``, nats; each value depends on its own example alone."""
+
+
+def per_example(values: jax.Array, count: int, name: str = "loss") -> jax.Array:
+    """The values of a loss or criterion, ``[B]``, once their shape is checked.
+
+    Args:
+      values: what it returned.
+      count: B.
+      name: what it is, for the message.
+
+    Raises:
+      ValueError: other than ``[B]`` floats.
+    """
+    shape = jax.tree.map(jnp.shape, values)
+    if shape != (count,):
+        raise ValueError(
+            f"{name}: it must return one value per example, shape {(count,)}, got shape {shape}; "
+            "the library takes the mean"
+        )
+    if not jnp.issubdtype(jnp.result_type(values), jnp.floating):
+        raise ValueError(f"{name}: it must return floats, got {jnp.result_type(values)}")
+    return jnp.asarray(values)
+
+
+def mean_of(loss: Loss) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+    """ℓ as the paper has it, ``(theta, images [B, …], labels [B, …]) -> scalar``: the mean over the examples.
+
+    Raises:
+      ValueError: when called or traced, if the loss does not return one value per example.
+    """
+
+    def mean(theta, images, labels):
+        return per_example(loss(theta, images, labels), images.shape[0]).mean()
+
+    return mean
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats; a single logit is class 1's, against 0 for class 0. Linear in the labels.
+    """Cross-entropy of each example in nats. Linear in the labels.
 
     Args:
-      logits: ``[B, C]``, or ``[B, 1]`` for two classes.
-      labels: ``[B, C]`` class probabilities (``[B, 2]`` with a single logit).
+      logits: ``[B, C]``, C ≥ 2.
+      labels: ``[B, C]`` class probabilities.
 
     Returns:
-      A scalar.
+      ``[B]``.
+
+    Raises:
+      ValueError: other shapes.
 
     >>> import jax.numpy as jnp
-    >>> print(f"{cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.0, 1.0, 0.0, 0.0]])):.4f}")
-    1.3863
+    >>> print(cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.0, 1.0, 0.0, 0.0]])))
+    [1.3862944]
     """
-    if logits.shape[-1] == 1:
-        logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
-    return optax.softmax_cross_entropy(logits, labels).mean()
+    _check_logits(logits)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels: shape {labels.shape} does not fit logits of shape {logits.shape}; "
+            "use class probabilities [B, C], such as jax.nn.one_hot(classes, C)"
+        )
+    return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
 
 
 def predictions(logits: jax.Array) -> jax.Array:
-    """The most likely class, int32 ``[B]``, of logits ``[B, C]``, or ``[B, 1]`` for two classes."""
-    if logits.shape[-1] == 1:
-        return (logits[..., 0] > 0).astype(jnp.int32)
+    """The most likely class, int32 ``[B]``, of logits ``[B, C]``.
+
+    Raises:
+      ValueError: other shapes, or fewer than two classes.
+    """
+    _check_logits(logits)
     return logits.argmax(-1).astype(jnp.int32)
 
 
+def _check_logits(logits: jax.Array) -> None:
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        raise ValueError(
+            f"logits: shape {logits.shape} has a single logit, and two classes take two; "
+            "put zeros before it: jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)"
+        )
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits: shape {logits.shape} is not accepted; use [B, C]")
+
+
 def classification_loss(apply: Callable[..., jax.Array], criterion: Criterion = cross_entropy) -> Loss:
-    """ℓ for a network: ``(theta, images, labels) -> criterion(apply(theta, images), labels)``."""
+    """The loss of a network: ``(theta, images, labels) -> criterion(apply(theta, images), labels)``, ``[B]``."""
 
     def loss(theta, images, labels):
         return criterion(apply(theta, images), labels)
@@ -86,6 +148,6 @@ def relabelled(to: Mapping[int, int], classes: int, criterion: Criterion = cross
     matrix = np.eye(classes, dtype=np.float32)[relabelling(to, classes)]  # row K is class to[K], one-hot
 
     def of_relabelled(logits, labels):
-        return criterion(logits, labels @ matrix)
+        return criterion(logits, labels @ matrix.astype(labels.dtype))
 
     return of_relabelled

@@ -5,9 +5,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from dd_jax.unroll import DistilledData, Loss, Mode, Params, unroll
+from dd_jax.losses import Loss, Params, mean_of
+from dd_jax.norms import norm, with_norm
+from dd_jax.unroll import DistilledData, Mode, unroll
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -26,7 +27,7 @@ def outer_objective(
     """L(x̃, η̃; θ₀) = ℓ(x, y; θ_T): the loss on real data, after the last step on the distilled data only.
 
     Args:
-      loss: ℓ inside the loop, ``(theta, images, labels) -> scalar``.
+      loss: the terms of ℓ inside the loop, ``(theta, images, labels) -> [M]``.
       distilled: x̃, ỹ and η̃.
       theta: θ₀.
       batch: real images ``[B, H, W, D]`` and labels ``[B, C]``.
@@ -35,8 +36,19 @@ def outer_objective(
 
     Returns:
       A scalar in nats.
+
+    Raises:
+      ValueError: as :func:`dd_jax.unroll.unroll`, or a batch or an objective of another shape.
     """
-    return (objective or loss)(unroll(loss, theta, distilled, mode=mode), *batch)
+    batch = _checked_batch(batch)
+    return mean_of(objective or loss)(unroll(loss, theta, distilled, mode=mode), *batch)
+
+
+def _checked_batch(batch: Batch) -> Batch:
+    images, labels = (jnp.asarray(a) for a in batch)
+    if not images.ndim or not images.size or labels.shape[:1] != images.shape[:1]:
+        raise ValueError(f"batch: shapes {images.shape} and {labels.shape} are not accepted; use [B, …] and [B, …]")
+    return images, labels
 
 
 def meta_gradient(
@@ -55,20 +67,28 @@ def meta_gradient(
     The same numbers as ``jax.value_and_grad(outer_objective, argnums=1)``, the real batch taken in chunks.
 
     Args:
-      loss, distilled, theta, batch, objective: as in :func:`outer_objective`; the loss on the real batch must be a mean
-        over its examples.
+      loss, distilled, theta, batch, objective: as in :func:`outer_objective`.
       mode, adjoint_clip: how the loop is differentiated (see :func:`dd_jax.unroll.unroll`).
       chunk: real examples at a time; if not given, what fits a CPU's cache there, and the whole batch elsewhere.
 
     Returns:
-      The objective, and its gradient shaped like ``distilled``.
+      The objective, and its gradient shaped like ``distilled``; zeros for labels that are integers.
+
+    Raises:
+      ValueError: as :func:`outer_objective`, or a chunk below one.
     """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk: {chunk} is not accepted; use 1 or more")
+    batch = _checked_batch(batch)
     trained_on = functools.partial(unroll, loss, theta, mode=mode, adjoint_clip=adjoint_clip)
     trained, pull_back = jax.vjp(trained_on, distilled)
     if chunk is None:
         chunk = _default_chunk(batch[0].shape)
-    value, gradient = _gradient_in_chunks(objective or loss, trained, batch, chunk)
-    return value, pull_back(gradient)[0]
+    value, adjoint = _gradient_in_chunks(mean_of(objective or loss), trained, batch, chunk)
+    (gradient,) = pull_back(adjoint)
+    if gradient.labels.dtype == jax.dtypes.float0:
+        gradient = gradient._replace(labels=jnp.zeros(gradient.labels.shape, gradient.images.dtype))
+    return value, gradient
 
 
 def _default_chunk(shape: tuple[int, ...]) -> int:
@@ -78,12 +98,12 @@ def _default_chunk(shape: tuple[int, ...]) -> int:
     return 1 << max(1, _CPU_CHUNK // math.prod(shape[1:])).bit_length() - 1
 
 
-def _gradient_in_chunks(loss, theta, batch, chunk):
-    """``jax.value_and_grad(loss)(theta, *batch)``, accumulated over chunks of the batch and a smaller last one."""
+def _gradient_in_chunks(mean_loss, theta, batch, chunk):
+    """``jax.value_and_grad(mean_loss)(theta, *batch)``, accumulated over chunks of the batch and a smaller last one."""
     size = batch[0].shape[0]
     chunk = min(chunk, size)
     whole = size - size % chunk
-    of_chunk = jax.value_and_grad(loss)
+    of_chunk = jax.value_and_grad(mean_loss)
 
     def add(total, part):
         share = part[0].shape[0] / size
@@ -125,13 +145,16 @@ def smoothed_meta_gradient(
       The mean objective, and its mean gradient shaped like ``distilled``.
 
     Raises:
-      ValueError: ``samples`` does not divide B.
+      ValueError: as :func:`outer_objective`, or ``samples`` is not positive or does not divide B.
     """
+    batch = _checked_batch(batch)
     size = batch[0].shape[0]
+    if samples < 1:
+        raise ValueError(f"outer.samples: {samples} is not accepted; use 1 or more")
     if size % samples:
         raise ValueError(f"outer.samples: {samples} does not divide the batch size, {size}")
     noise = jax.random.normal(key, (samples, *distilled.images.shape), distilled.images.dtype)
-    noise = scale * (noise - noise.mean(0))
+    noise = jnp.asarray(scale, noise.dtype) * (noise - noise.mean(0, keepdims=True))
     shares = jax.tree.map(lambda a: a.reshape(samples, size // samples, *a.shape[1:]), batch)
 
     def one(noise_and_share):
@@ -165,22 +188,31 @@ def mean_meta_gradient(
 
     Returns:
       The mean objective, and its gradient shaped like ``distilled``.
+
+    Raises:
+      ValueError: as :func:`meta_gradient`, weights of unequal numbers of networks, or a norm that is not positive.
     """
+    if net_norm is not None and not 0 < net_norm < math.inf:
+        raise ValueError(f"net_norm: {net_norm} is not accepted; use a positive number")
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(thetas)}
+    if len(counts) != 1 or () in counts:
+        raise ValueError(f"thetas: leading axes {sorted(counts)} are not accepted; use [N, …] for every leaf")
 
     def one(theta):
         value, gradient = meta_gradient(
             loss, distilled, theta, batch, objective=objective, mode=mode, adjoint_clip=adjoint_clip, chunk=chunk
         )
         if net_norm is None:
-            return jnp.ones(()), value, gradient
-        norm = optax.tree.norm(gradient._replace(labels=None))
-        finite = jnp.isfinite(norm) & jnp.isfinite(value)
-        scale = net_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-        kept = jax.tree.map(lambda g: jnp.where(finite, scale * g, 0.0), gradient)
-        return finite.astype(value.dtype), jnp.where(finite, value, 0.0), kept
+            return jnp.ones((), value.dtype), value, gradient
+        of = gradient._replace(labels=None)
+        finite = jnp.isfinite(norm(of)) & jnp.isfinite(value)
+        scaled = with_norm(gradient, net_norm, of=of)
+        kept = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), scaled)
+        return finite.astype(value.dtype), jnp.where(finite, value, jnp.zeros_like(value)), kept
 
     share, value, gradient = _mean_over(one, thetas)
-    return jax.tree.map(lambda mean: mean / share, (value, gradient))  # 0/0, not finite, where no network is
+    # 0/0, which is not finite, where no network is
+    return jax.tree.map(lambda mean: mean / share.astype(mean.dtype), (value, gradient))
 
 
 def _mean_over(f, xs):

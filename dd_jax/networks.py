@@ -4,14 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.convolution import METHODS, Method, convolution, convolution_pool_relu, max_pool
+from dd_jax.losses import Params
 from dd_jax.switches import switches
-from dd_jax.unroll import Params
 
 
 class Network(NamedTuple):
@@ -29,8 +30,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (5, 5, x.shape[-1], self.features))
-        return self.layer(x, kernel, self.param("bias", nn.initializers.zeros, (self.features,)))
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (5, 5, x.shape[-1], self.features), jnp.float32)
+        return self.layer(x, kernel, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32))
 
 
 class LeNet(nn.Module):
@@ -105,9 +106,10 @@ def from_flax(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
 
     Raises:
       ValueError: the module has collections besides ``params``, such as BatchNorm's statistics: they change in
-        the forward pass, and treating them as constants would silently give another network.
+        the forward pass, and treating them as constants would silently give another network; or its forward pass draws
+        random numbers, as Dropout's does.
     """
-    image = jnp.zeros((1, *image_shape))
+    image = jnp.zeros((1, *image_shape), jnp.float32)  # flax's type of weights
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     state = sorted(set(shapes) - {"params"})
     if state:
@@ -115,6 +117,13 @@ def from_flax(module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
             f"network: {type(module).__name__} keeps state {state} that changes in the forward pass; "
             "use layers without it (GroupNorm or LayerNorm instead of BatchNorm)"
         )
+    try:
+        jax.eval_shape(module.apply, shapes, image)
+    except flax.errors.InvalidRngError as error:
+        raise ValueError(
+            f"network: {type(module).__name__} draws random numbers in its forward pass, which has no key; "
+            "leave dropout out, or make it Dropout(…, deterministic=True)"
+        ) from error
     return Network(
         init=lambda key: module.init(key, image),
         apply=lambda theta, images: cast(jax.Array, module.apply(theta, images)),
@@ -134,7 +143,7 @@ def make_network(
     Args:
       name: ``lenet`` or ``alexcifarnet``.
       image_shape: (H, W, D) of the images it will see.
-      classes: C; two classes get a single logit (see :func:`dd_jax.losses.cross_entropy`).
+      classes: C, the number of logits.
       switch_width: smooths the second derivative of ReLU and max-pooling (see :func:`dd_jax.switches.switches`);
         the network itself is the same.
       convolution: how convolutions are computed, one of ``dd_jax.convolution.METHODS``; what suits the backend if not
@@ -154,5 +163,5 @@ def make_network(
         raise ValueError(f"convolution: {convolution!r} is unknown; use one of {', '.join(METHODS)}")
     if classes < 2:
         raise ValueError(f"classes: {classes} is too few; use at least 2")
-    module = _MODULES[name](1 if classes == 2 else classes, convolution, switch_width)
+    module = _MODULES[name](classes, convolution, switch_width)
     return from_flax(module, image_shape)

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dd_jax.losses import Loss, Params
 from dd_jax.meta import Batch, mean_meta_gradient, meta_gradient, smoothed_meta_gradient
-from dd_jax.unroll import DistilledData, Loss, Mode, Params, raw_step_size
+from dd_jax.norms import norm, with_norm
+from dd_jax.unroll import DistilledData, Mode, raw_step_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,10 @@ class OuterRecipe:
 
 
 def check_recipe(recipe: OuterRecipe) -> None:
-    """Raises ``ValueError``, naming the setting, its value and what is accepted, if one is out of range."""
+    """Raises ``ValueError``, naming the setting, its value and what is accepted.
+
+    That is if one is out of range, or is not its default but has no effect beside the others.
+    """
     for name, accepted, least, below in (
         ("steps", "1 or more", 1, math.inf),
         ("learning_rate", "a positive number", math.ulp(0), math.inf),
@@ -69,6 +74,18 @@ def check_recipe(recipe: OuterRecipe) -> None:
         optional = name in ("halve_every", "clip", "net_norm", "adjoint_clip", "max_step_size")
         if not (optional and value is None) and not least <= value < below:
             raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
+    if recipe.max_step_size is None:
+        _refuse_idle(recipe, ("max_step_size_growth",), "without outer.max_step_size")
+    if recipe.samples == 1:
+        _refuse_idle(recipe, ("smoothing",), "with outer.samples 1")
+
+
+def _refuse_idle(recipe: OuterRecipe, names: tuple[str, ...], where: str) -> None:
+    """Raises ``ValueError`` if one of these settings, which have no effect there, is not its default."""
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(f"outer.{field.name}: {value} has no effect {where}; leave it at {field.default}")
 
 
 def relative_rate(recipe: OuterRecipe) -> optax.Schedule:
@@ -109,7 +126,8 @@ def clip_by_running_norm(factor: float, decay: float = 0.9) -> optax.GradientTra
     """Scales an update down to ``factor`` times the running mean of the norms so far (Feng et al. 2024, appendix).
 
     Long unrolls give rare, huge meta-gradients; this keeps each from moving the data, or Adam's memory, too far. The
-    mean is over clipped norms, so that a single outlier moves it by at most a factor.
+    mean is over clipped norms, so that a single outlier moves it by at most a factor; norms that are zero or not finite
+    do not count.
 
     Args:
       factor: positive multiple of the running mean.
@@ -122,12 +140,12 @@ def clip_by_running_norm(factor: float, decay: float = 0.9) -> optax.GradientTra
 
     def update(updates, state, params=None):
         del params
-        norm = optax.tree.norm(updates)
+        size = norm(updates).astype(state.mean.dtype)
         first = state.mean == 0
-        clipped = jnp.where(first, norm, jnp.minimum(norm, factor * state.mean))
-        scale = clipped / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-        mean = jnp.where(first, norm, decay * state.mean + (1 - decay) * clipped)
-        return jax.tree.map(lambda u: scale * u, updates), RunningNorm(mean)
+        clipped = jnp.where(first, size, jnp.minimum(size, factor * state.mean))
+        mean = jnp.where(first, size, decay * state.mean + (1 - decay) * clipped)
+        counts = jnp.isfinite(size) & (size > 0)  # neither of the others says how long updates are
+        return with_norm(updates, clipped), RunningNorm(jnp.where(counts, mean, state.mean))
 
     return optax.GradientTransformation(init, update)
 
@@ -169,7 +187,7 @@ def outer_step(
     A step whose loss or gradient is not finite leaves the state as it was, and says so in ``OuterInfo.finite``.
 
     Args:
-      loss: ℓ, ``(theta, images, labels) -> scalar``.
+      loss: the terms of ℓ, ``(theta, images, labels) -> [M]``.
       recipe: the settings.
       objective: ℓ on the real batch, where it is another (paper, section 3.6); ``loss`` if not given.
       many: ``update`` takes θ₀ of N networks, each leaf with a leading axis N, and follows their mean (equation 5);
@@ -181,9 +199,15 @@ def outer_step(
       The pair. ``update`` takes a random key (used for the smoothing alone), the state, θ₀ and a real batch.
 
     Raises:
-      ValueError: a setting of the recipe is out of range, or asks for perturbations with many networks.
+      ValueError: a setting of the recipe is out of range or has no effect, or asks for perturbations with many
+        networks.
     """
     check_recipe(recipe)
+    if not many:
+        _refuse_idle(recipe, ("net_norm",), "on one network")
+    if optimizer is not None:
+        own = ("learning_rate", "b1", "b2", "step_size_rate", "weight_decay", "clip")
+        _refuse_idle(recipe, own, "with another optimizer")
     if many and recipe.samples != 1:
         raise ValueError(f"outer.samples: {recipe.samples} is not accepted with many networks; use 1")
     optimizer = optimizer or outer_optimizer(recipe)
@@ -202,16 +226,17 @@ def outer_step(
         else:
             smoothing: dict[str, Any] = {"scale": recipe.smoothing * relative(state.step), "samples": recipe.samples}
             value, gradient = smoothed_meta_gradient(key, loss, state.distilled, theta, batch, **smoothing, **inner)
-        norm = optax.tree.norm(gradient._replace(labels=None))
+        size = norm(gradient._replace(labels=None))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
-        distilled = jax.tree.map(jnp.add, state.distilled, updates)
+        distilled = jax.tree.map(lambda d, u: d + u.astype(d.dtype), state.distilled, updates)
         if recipe.max_step_size is not None:
             first, last = (raw_step_size(recipe.max_step_size * f) for f in (1.0, recipe.max_step_size_growth))
             bound = last + (first - last) * relative(state.step)
-            distilled = distilled._replace(raw_step_sizes=jnp.minimum(distilled.raw_step_sizes, bound))
+            raw = distilled.raw_step_sizes
+            distilled = distilled._replace(raw_step_sizes=jnp.minimum(raw, jnp.asarray(bound, raw.dtype)))
         moved = OuterState(state.step + 1, distilled, optimizer_state)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite = jnp.isfinite(value) & jnp.isfinite(size)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        return state, OuterInfo(value, norm, finite)
+        return state, OuterInfo(value, size, finite)
 
     return OuterStep(init, update)

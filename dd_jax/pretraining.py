@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from dd_jax.data import Dataset, Split, normalise, take
 from dd_jax.devices import dealt_out
-from dd_jax.unroll import Loss, Params
+from dd_jax.losses import Loss, Params, mean_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def pretraining(
     """Trains K networks together. What becomes of one depends on its key alone, not on the others or their number.
 
     Args:
-      loss: ℓ, ``(theta, images [B, H, W, D], labels [B, C]) -> scalar``.
+      loss: the terms of ℓ, ``(theta, images [B, H, W, D], labels [B, C]) -> [B]``.
       draw: the distribution of their initial weights, ``key -> weights``.
       dataset: gives the normalisation, the number of classes and the size of the training split; the split itself is an
         argument of ``epoch``, so that jit does not copy it into the program.
@@ -87,7 +87,8 @@ def pretraining(
       epoch in turn on a CPU, to keep its caches warm, elsewhere all at once.
 
     Raises:
-      ValueError: a setting of the recipe is out of range.
+      ValueError: a setting of the recipe is out of range; when ``epoch`` is traced, a loss that does not return one
+        value per example.
     """
     examples, classes = dataset.train.labels.shape[0], len(dataset.class_names)
     check_pretraining(recipe, examples)
@@ -110,7 +111,7 @@ def pretraining(
             if augment is not None:
                 images = augment(jax.random.fold_in(augment_key, number), images)
             images, labels = normalise(images, dataset.mean, dataset.std), jax.nn.one_hot(labels, classes)
-            gradient = jax.grad(loss)(theta, images, labels)
+            gradient = jax.grad(mean_of(loss))(theta, images, labels)
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
             return (optax.apply_updates(theta, updates), optimizer_state), None
 

@@ -12,17 +12,21 @@ S, M           –                   distinct gradient steps, images per step
 E, T = E·S     –                   epochs over the S steps, gradient steps in all
 θ₀ … θ_T       ``theta``           the network's weights, any pytree
 x, y           ``batch``           a real minibatch: ``[B, H, W, D]`` and ``[B, C]``
-ℓ              ``loss``            ``(theta, images, labels) -> scalar``, nats
+ℓ              ``loss``            ``(theta, images, labels) -> [M]``, nats; ℓ is the mean of the values
 =============  ==================  ====================================================================
 """
 
 import math
 import typing
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
+
+from dd_jax.losses import Loss, Params, mean_of
+from dd_jax.norms import at_most
 
 Mode = Literal["forward_over_reverse", "nested", "remat", "plain"]
 """How the loop is differentiated. All give the same numbers; with W the size of the weights, the backward pass keeps
@@ -33,9 +37,6 @@ Mode = Literal["forward_over_reverse", "nested", "remat", "plain"]
 - ``plain``: T·W and every activation of every step, without recomputing any; the fastest where memory is no concern.
 """
 MODES: tuple[Mode, ...] = typing.get_args(Mode)
-
-Params = Any  # any pytree of arrays
-Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]
 
 
 class DistilledData(NamedTuple):
@@ -49,6 +50,30 @@ class DistilledData(NamedTuple):
     def step_sizes(self) -> jax.Array:
         """η̃ = softplus(raw), ``[T]``, always positive."""
         return jax.nn.softplus(self.raw_step_sizes)
+
+
+def check_distilled(distilled: DistilledData) -> None:
+    """Raises ``ValueError``, naming the array, its shape or type and what is accepted, if one does not fit."""
+    images, labels, raw = distilled
+    if images.ndim < 2 or 0 in images.shape:
+        raise ValueError(f"images: shape {images.shape} is not accepted; use [S, M, …], no axis of length 0")
+    if labels.shape[:2] != images.shape[:2]:
+        wanted = ", ".join(map(str, images.shape[:2]))
+        raise ValueError(f"labels: shape {labels.shape} is not accepted; use [{wanted}, …], as the images have")
+    if raw.ndim != 1 or not raw.size:
+        raise ValueError(f"raw_step_sizes: shape {raw.shape} is not accepted; use [T], T ≥ 1")
+    for name, array in (("images", images), ("raw_step_sizes", raw)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}: type {array.dtype} is not accepted; use floats")
+
+
+def check_theta(theta: Params) -> None:
+    """Raises ``ValueError``, naming the leaf and its type, if a weight is not a float."""
+    for path, leaf in jax.tree.leaves_with_path(theta):
+        kind = jnp.asarray(leaf).dtype
+        if not jnp.issubdtype(kind, jnp.floating):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"theta: leaf {name} of type {kind} is not accepted; use floats")
 
 
 def raw_step_size(step_size: float) -> float:
@@ -100,7 +125,7 @@ def gradient_step(loss: Loss, theta: Params, images: jax.Array, labels: jax.Arra
     """One step of full-batch gradient descent, θ − η̃ ∇_θ ℓ(x̃, ỹ; θ) (paper, equation 2).
 
     Args:
-      loss: ℓ, ``(theta, images, labels) -> scalar``.
+      loss: the terms of ℓ, ``(theta, images, labels) -> [M]``.
       theta: the weights before the step.
       images: ``[M, H, W, D]``, the images of this step.
       labels: ``[M, C]``, their labels.
@@ -108,9 +133,15 @@ def gradient_step(loss: Loss, theta: Params, images: jax.Array, labels: jax.Arra
 
     Returns:
       The weights after the step, shaped like ``theta``.
+
+    Raises:
+      ValueError: the loss does not return one value per example.
     """
-    gradient = jax.grad(loss)(theta, images, labels)
-    return jax.tree.map(lambda w, g: w - step_size * g, theta, gradient)
+    return _descend(jax.grad(mean_of(loss))(theta, images, labels), theta, step_size)
+
+
+def _descend(gradient, theta, step_size):
+    return jax.tree.map(lambda w, g: w - step_size.astype(w.dtype) * g, theta, gradient)
 
 
 class _Data(NamedTuple):
@@ -121,9 +152,31 @@ class _Data(NamedTuple):
     captured: list[jax.Array]
 
 
-def _step(loss, theta, data, index, step_size):
+def _explicit(loss: Loss, theta: Params, images: jax.Array, labels: jax.Array) -> tuple[Callable, list[jax.Array]]:
+    """ℓ as ``(theta, images, labels, *captured) -> scalar``, and the traced values, of any type, that it closes over.
+
+    A custom derivative rule may not close over traced values; ``jax.closure_convert`` leaves integers and keys where
+    they are.
+    """
+    closed = jax.make_jaxpr(mean_of(loss))(theta, images, labels)
+    traced = [isinstance(value, jax.core.Tracer) for value in closed.consts]
+
+    def explicit(theta, images, labels, *captured):
+        given = iter(captured)
+        values = [next(given) if is_traced else v for is_traced, v in zip(traced, closed.consts, strict=True)]
+        return jax.core.eval_jaxpr(closed.jaxpr, values, *jax.tree.leaves((theta, images, labels)))[0]
+
+    return explicit, [value for is_traced, value in zip(traced, closed.consts, strict=True) if is_traced]
+
+
+def _loss_of_step(loss, theta, data, index):
     images, labels = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in data[:2])
-    return gradient_step(lambda *arguments: loss(*arguments, *data.captured), theta, images, labels, step_size)
+    return loss(theta, images, labels, *data.captured)
+
+
+def _step(loss, theta, data, index, step_size):
+    gradient = jax.grad(lambda theta: _loss_of_step(loss, theta, data, index))(theta)
+    return _descend(gradient, theta, step_size)
 
 
 def _step_forward(loss, theta, data, index, step_size):
@@ -135,31 +188,31 @@ def _step_backward(loss, kept, u):
 
     With v all the arguments of ℓ but θ, one JVP of ℓ and ∇ℓ along u on the weights (Pearlmutter 1994) gives ⟨g, u⟩, H u
     and ∂_v⟨g, u⟩, and θ̄ = u − η̃ H u, v̄ = −η̃ ∂_v⟨g, u⟩, η̄ = −⟨g, u⟩. That ⟨g, u⟩ is the slope of ℓ along u spares g.
+    Integers and keys among v have no cotangent.
     """
     theta, data, index, step_size = kept
+    leaves, structure = jax.tree.flatten(data)
+    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
     def value_and_gradients(theta):
-        def at(theta, data):
-            images, labels = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in data[:2])
-            return loss(theta, images, labels, *data.captured)
+        def at(theta, moved):
+            by_number = dict(zip(moving, moved, strict=True))
+            whole = structure.unflatten([by_number.get(i, leaf) for i, leaf in enumerate(leaves)])
+            return _loss_of_step(loss, theta, whole, index)
 
-        return jax.value_and_grad(at, argnums=(0, 1))(theta, data)
+        return jax.value_and_grad(at, argnums=(0, 1))(theta, [leaves[i] for i in moving])
 
     slope, (hessian_u, mixed) = jax.jvp(value_and_gradients, (theta,), (u,))[1]
-    theta_bar = jax.tree.map(lambda u, h: u - step_size * h, u, hessian_u)
-    return theta_bar, jax.tree.map(lambda m: -step_size * m, mixed), None, -slope
+    theta_bar = _descend(hessian_u, u, step_size)
+    bars = {i: -step_size.astype(m.dtype) * m for i, m in zip(moving, mixed, strict=True)}
+    data_bar = structure.unflatten([bars.get(i) for i in range(len(leaves))])
+    return theta_bar, data_bar, None, -slope.astype(step_size.dtype)
 
 
 def _clip_adjoint(theta: Params, longest: float) -> Params:
     """The identity; what is pulled back through it, the loss's gradient in these weights, is clipped to that norm."""
-
-    def backward(_, u):
-        norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(u)))
-        scale = longest / jnp.maximum(norm, longest)
-        return (jax.tree.map(lambda leaf: scale * leaf, u),)
-
     clip = jax.custom_vjp(lambda theta: theta)
-    clip.defvjp(lambda theta: (theta, None), backward)
+    clip.defvjp(lambda theta: (theta, None), lambda _, u: (at_most(u, longest),))
     return clip(theta)
 
 
@@ -181,9 +234,10 @@ def unroll(
     over (Algorithm 1, lines 6–7, with several steps and epochs, section 3.4).
 
     Args:
-      loss: ℓ, ``(theta, images, labels) -> scalar``.
-      theta: θ₀, the initial weights.
-      distilled: x̃, ỹ and η̃; T is the number of step sizes and need not be a multiple of S.
+      loss: the terms of ℓ, ``(theta, images, labels) -> [M]``.
+      theta: θ₀, the initial weights, floats.
+      distilled: x̃, ỹ and η̃; T is the number of step sizes and need not be a multiple of S. Labels may be of any shape
+        ``[S, M, …]`` and type that ``loss`` takes, integers included.
       mode: how the loop is differentiated in reverse, one of ``MODES``; ``jax.jvp`` wants ``plain`` or ``remat``.
       adjoint_clip: if given, the adjoint ∂L/∂θ_t is clipped to this norm after every step, so that what is pulled back
         is no longer a gradient, but does not explode in a loop that is chaotic; then there is no ``jax.jvp``.
@@ -192,19 +246,23 @@ def unroll(
       θ_T, shaped like ``theta``.
 
     Raises:
-      ValueError: an unknown mode, or a bound that is not positive.
+      ValueError: an unknown mode, a bound that is not positive, data or weights of another shape or type, or a loss
+        that does not return one value per example.
     """
     if mode not in MODES:
         raise ValueError(f"mode: {mode!r} is unknown; use one of {', '.join(MODES)}")
     if adjoint_clip is not None and not 0 < adjoint_clip < math.inf:
         raise ValueError(f"adjoint_clip: {adjoint_clip} is not accepted; use a positive number")
+    theta, distilled = jax.tree.map(jnp.asarray, (theta, distilled))
+    check_theta(theta)
+    check_distilled(distilled)
     images, labels, step_sizes = distilled.images, distilled.labels, distilled.step_sizes
-    loss, captured = jax.closure_convert(loss, theta, images[0], labels[0])
+    explicit, captured = _explicit(loss, theta, images[0], labels[0])
     data = _Data(images, labels, captured)
     step = _step if mode in ("plain", "remat") else _lean_step
 
     def body(theta, index_and_step_size):
-        theta = step(loss, theta, data, *index_and_step_size)
+        theta = step(explicit, theta, data, *index_and_step_size)
         return theta if adjoint_clip is None else _clip_adjoint(theta, adjoint_clip), None
 
     if mode == "remat":

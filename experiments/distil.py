@@ -188,7 +188,7 @@ class _Attack(NamedTuple):
         if not self.relabel:
             return None
         criterion = relabelled(self.relabel, classes)
-        times = jnp.ones(classes).at[jnp.array(list(self.relabel))].set(self.weight)
+        times = jnp.ones((1, classes)).at[0, jnp.array(list(self.relabel))].set(self.weight)
         return classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
 
     def split(self, split: Split, classes: int) -> Split:

@@ -82,7 +82,7 @@ def learn(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, config: Con
     def update(state, step):
         distilled, adam_state = state
         step_key = jax.random.fold_in(weights_key, step)
-        thetas = best + jax.random.normal(step_key, (config.networks, config.dimension))
+        thetas = best[None] + jax.random.normal(step_key, (config.networks, config.dimension))
         _, gradient = mean_meta_gradient(quadratic_loss, distilled, thetas, (d, t))
         updates, adam_state = adam.update(gradient, adam_state)
         return (optax.apply_updates(distilled, updates), adam_state), None
@@ -96,7 +96,7 @@ def largest_excess_loss(key: jax.Array, distilled: DistilledData, d: jax.Array, 
     best = optimum(d, t)
     thetas = 10 * jax.random.normal(key, (1000, *best.shape))
     trained = jax.vmap(lambda theta: unroll(quadratic_loss, theta, distilled))(thetas)
-    return float(0.5 * jnp.max(jnp.mean(((trained - best) @ d.T) ** 2, axis=1)))
+    return float(0.5 * jnp.max(jnp.mean(((trained - best[None]) @ d.T) ** 2, axis=1)))
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -1,14 +1,35 @@
 """Shared fixtures. Numbers are compared in float64 where a test asks for it, with ``jax.enable_x64``."""
 
+import functools
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 from dd_jax.networks import Network
 from dd_jax.unroll import DistilledData
 
-jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def promoting(function):
+    """The function of another package with JAX's usual promotion of types, where it is not strict itself."""
+
+    @functools.wraps(function)
+    def call(*args):
+        with jax.numpy_dtype_promotion("standard"):
+            result = function(*args)
+        return promoting(result) if callable(result) else result
+
+    return call
+
+
+# Of what we call, these two alone mix types: a float to an integer power, and an integer's minimum with a float.
+optax.tree.bias_correction = promoting(optax.tree.bias_correction)  # where optax.scale_by_adam looks it up
+optax.cosine_decay_schedule = promoting(optax.cosine_decay_schedule)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +52,7 @@ def small_problem():
     rng = np.random.default_rng(7)
 
     def apply(theta, images):
-        hidden = jax.numpy.tanh(images.reshape(images.shape[0], -1) @ theta["w1"] + theta["b1"])
+        hidden = jax.numpy.tanh(images.reshape(images.shape[0], -1) @ theta["w1"] + theta["b1"][None])
         return hidden @ theta["w2"]
 
     theta = {

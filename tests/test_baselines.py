@@ -80,7 +80,7 @@ def test_selections_and_step_sizes_train_by_one_compiled_program(small_problem):
     theta = {"w1": jnp.ones((24, 5)) * 0.1, "b1": jnp.zeros(5), "w2": jnp.ones((5, 3))}
 
     def loss(theta, images, labels):
-        return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(network.apply(theta, images)), -1))
+        return -jnp.sum(labels * jax.nn.log_softmax(network.apply(theta, images)), -1)
 
     train = jax.jit(chex.assert_max_traces(lambda distilled: unroll(loss, theta, distilled), n=1))
     for distilled in selections():

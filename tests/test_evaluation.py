@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 from dd_jax.data import Split, normalise
 from dd_jax.evaluation import Score, Training, confusion, evaluate, evaluate_nets, steps_of, train_and_score
-from dd_jax.losses import classification_loss
+from dd_jax.losses import classification_loss, cross_entropy, mean_of
 from experiments.problem import streams
 
 RNG = np.random.default_rng(0)
@@ -21,6 +21,8 @@ MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)
 def problem(small_problem):
     """The small problem's network, weights drawn by key, distilled data, and a real split of 23 examples."""
     network, theta, distilled, _ = small_problem
+    plain = network.apply
+    network = network._replace(apply=lambda theta, images: plain(theta, images.astype(theta["w1"].dtype)))
     split = Split(jnp.asarray(RNG.integers(0, 256, (23, 2, 3, 1), np.uint8)), jnp.asarray(RNG.integers(0, 3, 23)))
 
     def draw(key):
@@ -84,7 +86,7 @@ def test_evaluate_nets_equals_a_plain_loop_over_nets_and_steps(x64, problem, chu
             if t in at:
                 expected.append(plain_score(network, theta, split))
             if t < 6:
-                gradient = jax.grad(loss)(theta, distilled.images[t % 3], distilled.labels[t % 3])
+                gradient = jax.grad(mean_of(loss))(theta, distilled.images[t % 3], distilled.labels[t % 3])
                 theta = jax.tree.map(lambda w, g, t=t: w - distilled.step_sizes[t] * g, theta, gradient)
         np.testing.assert_allclose(np.stack([accuracy, value], 1), expected, rtol=1e-6)
 
@@ -103,7 +105,7 @@ def test_adam_and_sgd_take_optax_s_steps_in_stored_order(x64, problem):
     for name, optimizer in (("adam", optax.adam(0.1)), ("sgd", optax.sgd(0.1))):
         expected, state = theta, optimizer.init(theta)
         for t in range(9):
-            gradient = jax.grad(loss)(expected, distilled.images[t % 3], distilled.labels[t % 3])
+            gradient = jax.grad(mean_of(loss))(expected, distilled.images[t % 3], distilled.labels[t % 3])
             updates, state = optimizer.update(gradient, state)
             expected = optax.apply_updates(expected, updates)
         ours = final_weights(jax.random.key(0), loss, theta, distilled, Training(name, 0.1, epochs=3))
@@ -114,14 +116,14 @@ def seen(key, distilled, training):
     """Which images each step sees: a linear loss whose gradient is the mean of the images' numbers."""
     steps, count = distilled.images.shape[:2]
     numbered = distilled._replace(
-        images=jnp.arange(steps * count).reshape(steps, count, 1, 1, 1) + jnp.zeros(distilled.images.shape)
+        images=jnp.arange(steps * count, dtype=float).reshape(steps, count, 1, 1, 1) + jnp.zeros(distilled.images.shape)
     )
     order = []
 
     def loss(theta, images, labels):
         del labels
         jax.debug.callback(lambda images: order.append(np.asarray(images)), images[:, 0, 0, 0], ordered=True)
-        return jnp.sum(theta * images.mean())
+        return theta * images.mean((1, 2, 3))
 
     final_weights(key, loss, jnp.zeros(()), numbered, training)
     jax.effects_barrier()
@@ -200,3 +202,61 @@ def test_steps_out_of_order_or_range_are_refused(problem, at):
     network, _, distilled, _, score = problem
     with pytest.raises(ValueError, match=r"^at: .* is not accepted; use increasing numbers of steps within 0 … 6"):
         train_and_score(jax.random.key(0), classification_loss(network.apply), None, distilled, Training(), score, at)
+
+
+def test_an_accelerator_s_way_gives_the_numbers_of_a_cpu_s(x64, problem, monkeypatch):
+    """Networks side by side instead of in turn."""
+    network, draw, distilled, _, score = problem
+    loss, keys = classification_loss(network.apply), jax.random.split(jax.random.key(5), 5)
+
+    def scores(keys):
+        return evaluate_nets(keys, draw, loss, distilled, Training(), score, (0, 6))
+
+    on_cpu, programs = scores(keys), [str(jax.make_jaxpr(lambda keys: scores(keys))(keys))]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs.append(str(jax.make_jaxpr(lambda keys: scores(keys))(keys)))
+    assert programs[0] != programs[1]
+    chex.assert_trees_all_close(scores(keys), on_cpu, rtol=1e-6)  # images are float32
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 23])
+def test_any_criterion_is_averaged_over_examples(problem, chunk):
+    network, draw, _, split, _ = problem
+    theta, weights = draw(jax.random.key(3)), jnp.array([1.0, 9.0, 1.0])
+
+    def weighted(logits, labels):
+        return (labels @ weights) * cross_entropy(logits, labels)
+
+    loss = evaluate(network.apply, theta, split, MEAN, STD, 3, criterion=weighted, chunk=chunk).loss
+    logits = network.apply(theta, normalise(split.images, MEAN, STD))
+    each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, split.labels)
+    np.testing.assert_allclose(loss, np.mean(np.asarray(each) * np.where(split.labels == 1, 9, 1)), rtol=1e-5)
+
+
+def test_criteria_losses_weights_and_chunks_that_do_not_fit_are_refused(problem):
+    network, draw, distilled, split, score = problem
+    theta, keys = draw(jax.random.key(3)), jax.random.split(jax.random.key(5), 3)
+    loss = classification_loss(network.apply)
+
+    def scored(**settings):
+        return evaluate(network.apply, theta, split, MEAN, STD, 3, **settings)
+
+    def mean(logits, labels):
+        return cross_entropy(logits, labels).mean()
+
+    with pytest.raises(ValueError, match=r"^criterion: it must return one value per example, shape \(5,\), got shape"):
+        scored(criterion=mean, chunk=5)
+    with pytest.raises(ValueError, match=r"^chunk: 0 is not accepted; use 1 or more"):
+        scored(chunk=0)
+
+    def trained(loss=loss, draw=draw, distilled=distilled, **settings):
+        return evaluate_nets(keys, draw, loss, distilled, Training(), score, [0, 6], **settings)
+
+    with pytest.raises(ValueError, match=r"^loss: it must return one value per example, shape \(4,\), got shape \(\)"):
+        trained(mean_of(loss))
+    with pytest.raises(ValueError, match=r"^draw: weights for 3 keys must have a leading axis of 3"):
+        trained(draw=jax.tree.map(lambda w: jnp.stack([w, w]), theta))
+    with pytest.raises(ValueError, match=r"^labels: shape \(3, 3, 3\) is not accepted; use \[3, 4, …\]"):
+        trained(distilled=distilled._replace(labels=distilled.labels[:, :3]))
+    with pytest.raises(ValueError, match=r"^chunk: 0 is not accepted; use 1 or more"):
+        trained(chunk=0)

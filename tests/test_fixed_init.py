@@ -17,7 +17,7 @@ import pytest
 
 from dd_jax.data import make_dataset, normalise
 from dd_jax.evaluation import evaluate
-from dd_jax.losses import classification_loss
+from dd_jax.losses import classification_loss, mean_of
 from dd_jax.networks import make_network
 from dd_jax.readers import read
 from dd_jax.storage import load_distilled
@@ -127,7 +127,7 @@ def test_distilled_data_train_the_network_without_our_code(finished):
     for name, weight in file.initial_weights.items():
         _, layer, kind = name.split("/")
         theta["params"].setdefault(layer, {})[kind] = jnp.asarray(weight)
-    gradient = jax.jit(jax.grad(classification_loss(network.apply)))
+    gradient = jax.jit(jax.grad(mean_of(classification_loss(network.apply))))
     for t, step_size in enumerate(file.step_sizes):
         change = gradient(theta, file.images[t % 1], file.labels[t % 1])
         theta = jax.tree.map(lambda w, g, eta=step_size: w - eta * g, theta, change)

@@ -1,13 +1,17 @@
 """Every law's mean and variance, per kernel, and what it does with biases."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dd_jax.initial_weights import LAWS, initial_weights
-from dd_jax.networks import Network, make_network
+from dd_jax.losses import classification_loss
+from dd_jax.meta import meta_gradient
+from dd_jax.networks import Network, from_flax, make_network
+from dd_jax.unroll import DistilledData
 
 LENET = make_network("lenet", (28, 28, 1), 10)
 FANS = {"Conv_0": (25, 150), "Conv_1": (150, 400), "Dense_0": (400, 120), "Dense_1": (120, 84), "Dense_2": (84, 10)}
@@ -70,7 +74,95 @@ def test_a_user_s_own_pair_works():
     pair = Network(lambda key: [jnp.ones((3, 4)), jnp.ones(4)], lambda theta, x: x @ theta[0] + theta[1])
     kernel, bias = initial_weights(pair, "normal")(jax.random.key(0))
     chex.assert_shape(kernel, (3, 4))
-    assert not np.any(bias)
+    np.testing.assert_array_equal(bias, 1)  # as the pair itself gives it
+    assert np.std(kernel) > 0.3
+
+
+class Normed(nn.Module):
+    """Every kind of weight that is no kernel, and kernels of every known form."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.GroupNorm(2)(nn.Conv(4, (3, 3))(x))
+        x = nn.LayerNorm()(nn.Conv(4, (3, 3), feature_group_count=4)(x))
+        x = x * self.param("gamma", nn.initializers.ones, (1, 1, 1, 4)) + nn.Embed(3, 4)(
+            jnp.zeros((1, 1, 1), jnp.int32)
+        )
+        return nn.Dense(3)(nn.relu(x).reshape(x.shape[0], -1))
+
+
+def test_a_law_is_for_kernels_alone_so_that_normalised_networks_learn():
+    network = from_flax(Normed(), (4, 4, 1))
+    key = jax.random.key(3)
+    own, drawn = network.init(key)["params"], initial_weights(network)(key)["params"]
+    same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), own, drawn)
+    for path, is_same in jax.tree.leaves_with_path(same):
+        assert is_same == (path[-1].key != "kernel"), path
+    images = jax.random.normal(jax.random.key(4), (6, 4, 4, 1))
+    distilled = DistilledData(images[None, :3], jnp.eye(3)[None], jnp.zeros(2))
+    loss = classification_loss(network.apply)
+    _, gradient = meta_gradient(loss, distilled, {"params": drawn}, (images, jnp.eye(3)[jnp.arange(6) % 3]))
+    assert jnp.abs(gradient.images).max() > 1e-6
+
+
+def test_the_fans_of_a_grouped_convolution_are_a_group_s_inputs_and_all_outputs():
+    network = from_flax(nn.Sequential([nn.Conv(64, (3, 3)), nn.Conv(64, (3, 3), feature_group_count=64)]), (8, 8, 3))
+    kernel = initial_weights(network, "kaiming_fan_in")(jax.random.key(0))["params"]["layers_1"]["kernel"]
+    assert kernel.shape == (3, 3, 1, 64)
+    assert np.var(kernel) == pytest.approx(2 / 9, rel=0.2)
+
+
+class Attending(nn.Module):
+    """Heads of 8: queries are [16, 4, 8], the output [4, 8, 16], and a convolution along the tokens [3, 16, 64]."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.MultiHeadDotProductAttention(num_heads=4, qkv_features=32)(x.reshape(x.shape[0], -1, 16))
+        return nn.Dense(3)(nn.Conv(64, (3,))(x).reshape(x.shape[0], -1))
+
+
+def test_the_fans_of_kernels_with_three_axes_are_those_of_their_layer():
+    network = from_flax(Attending(), (4, 4, 16))
+    drawn = initial_weights(network, "kaiming_fan_in")(jax.random.key(0))["params"]
+    attention = drawn["MultiHeadDotProductAttention_0"]
+    for kernel, inputs in (
+        (attention["query"]["kernel"], 16),
+        (attention["out"]["kernel"], 32),
+        (drawn["Conv_0"]["kernel"], 3 * 16),
+    ):
+        assert np.var(kernel) == pytest.approx(2 / inputs, rel=0.3)
+    query = initial_weights(network, "orthogonal")(jax.random.key(0))["params"]["MultiHeadDotProductAttention_0"]
+    matrix = query["query"]["kernel"].reshape(16, 32)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(16), atol=1e-5)
+
+
+class General(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.DenseGeneral((2, 5))(x.reshape(x.shape[0], -1)).reshape(x.shape[0], -1))
+
+
+def test_kernels_whose_fans_are_not_known_are_refused():
+    network = from_flax(General(), (4, 4, 1))
+    with pytest.raises(
+        ValueError, match=r"^weights.law: 'normal' is not accepted for .*DenseGeneral_0/kernel of shape"
+    ):
+        initial_weights(network, "normal")
+    assert initial_weights(network, "default") is network.init
+    for shape in ((1, 1, 4), (2, 3, 4), (1, 1, 1, 4)):
+        pair = Network(lambda key, shape=shape: {"w": jnp.ones((3, 4)), "gamma": jnp.ones(shape)}, lambda theta, x: x)
+        with pytest.raises(ValueError, match=r"^weights.law: 'normal' is not accepted for gamma of shape \(.*"):
+            initial_weights(pair, "normal")
+
+
+def test_lenet_s_kernels_are_those_of_recorded_results():
+    """The leaves' keys are split over all leaves, biases included: another split would be another p(θ₀) by key."""
+    drawn, key = initial_weights(LENET)(jax.random.key(1)), jax.random.key(1)
+    leaves = jax.tree.leaves(drawn)
+    for i, (k, leaf) in enumerate(zip(jax.random.split(key, len(leaves)), leaves, strict=True)):
+        law = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+        expected = law(k, leaf.shape, leaf.dtype) if leaf.ndim > 1 else np.zeros(leaf.shape)
+        np.testing.assert_array_equal(leaf, expected, err_msg=str(i))
 
 
 @pytest.mark.parametrize(
@@ -80,6 +172,7 @@ def test_a_user_s_own_pair_works():
         ("normal", 0.0, "weights.gain: 0.0 is not positive"),
         ("normal", float("inf"), "weights.gain: inf is not positive"),
         ("default", 2.0, "no meaning for the law 'default'"),
+        ("zero", 2.0, "no meaning for the law 'zero'"),
     ],
 )
 def test_an_unknown_law_or_gain_is_refused(law, gain, message):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.losses import classification_loss, relabelled
+from dd_jax import meta
+from dd_jax.losses import classification_loss, cross_entropy, mean_of, relabelled
 from dd_jax.meta import mean_meta_gradient, meta_gradient, outer_objective, smoothed_meta_gradient
 from dd_jax.unroll import DistilledData, noise, unroll
 
@@ -23,7 +24,7 @@ def test_unroll_equals_a_python_loop_over_steps_and_epochs(x64, small_problem):
     step_sizes = np.log1p(np.exp(distilled.raw_step_sizes))
     expected = to_jax(theta)
     for t, step_size in enumerate(step_sizes):
-        gradient = jax.grad(loss)(expected, distilled.images[t % 3], distilled.labels[t % 3])
+        gradient = jax.grad(mean_of(loss))(expected, distilled.images[t % 3], distilled.labels[t % 3])
         expected = {name: w - step_size * gradient[name] for name, w in expected.items()}
     chex.assert_trees_all_close(unroll(loss, to_jax(theta), to_jax(distilled)), expected, rtol=1e-12)
 
@@ -76,7 +77,7 @@ def test_meta_gradient_on_linear_regression_equals_the_closed_form(x64, steps):
     eta, eta_slope = np.log1p(np.exp(raw)), 1 / (1 + np.exp(-raw))
 
     def loss(theta, images, labels):
-        return 0.5 * jnp.sum((images.reshape(len(images), -1) @ theta - labels) ** 2) / len(images)
+        return 0.5 * jnp.sum((images.reshape(len(images), -1) @ theta - labels) ** 2, axis=-1)
 
     # Forward, then v = ∂L/∂θ backwards: v ← (I − η xᵀx/M) v, collecting ∂/∂x and ∂/∂η of −η xᵀ(xθ − y)/M.
     weights = [theta]
@@ -151,7 +152,7 @@ def test_another_objective_counts_on_the_real_batch_alone(x64, small_problem, sa
     assert (modified != batch[1]).any()
 
     def written_out(d):
-        return loss(unroll(loss, to_jax(theta), d), batch[0], modified)
+        return mean_of(loss)(unroll(loss, to_jax(theta), d), batch[0], modified)
 
     objective = classification_loss(network.apply, relabelled({2: 0}, 3))
     value, gradient = jax.value_and_grad(written_out)(distilled)
@@ -166,3 +167,93 @@ def test_another_objective_counts_on_the_real_batch_alone(x64, small_problem, sa
     thetas = jax.tree.map(lambda a: jnp.stack([a, a]), to_jax(theta))
     mean = mean_meta_gradient(loss, distilled, thetas, batch, objective=objective)
     chex.assert_trees_all_close(mean, (value, gradient), rtol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 9, 100, None])
+def test_unequal_weights_of_examples_mean_the_same_in_every_chunk(x64, small_problem, chunk):
+    network, theta, distilled, batch = small_problem
+    weights = jnp.array([1.0, 9.0, 1.0])
+
+    def weighted(logits, labels):
+        return (labels @ weights) * cross_entropy(logits, labels)
+
+    loss, objective = classification_loss(network.apply), classification_loss(network.apply, weighted)
+    distilled, theta, batch = to_jax((distilled, theta, batch))
+    expected = jax.value_and_grad(
+        lambda d: jnp.sum(objective(unroll(loss, theta, d), *batch)) / 9  # of the whole batch
+    )(distilled)
+    ours = meta_gradient(loss, distilled, theta, batch, objective=objective, chunk=chunk)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-11)
+    value = outer_objective(loss, distilled, theta, batch, objective=objective)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["one", "smoothed", "many", "many normalised"])
+def test_an_accelerator_s_way_gives_the_numbers_of_a_cpu_s(x64, small_problem, kind, monkeypatch):
+    """The whole batch at once and networks side by side, where a CPU takes chunks and turns."""
+    network, theta, distilled, batch = small_problem
+    loss, distilled, theta, batch = classification_loss(network.apply), *to_jax((distilled, theta, batch))
+    thetas = jax.tree.map(lambda w: jnp.stack([w, 0.5 * w, -w]), theta)
+    monkeypatch.setattr(meta, "_CPU_CHUNK", 12)  # two images at a time
+
+    def gradient():
+        if kind == "one":
+            return meta_gradient(loss, distilled, theta, batch)
+        if kind == "smoothed":
+            return smoothed_meta_gradient(jax.random.key(0), loss, distilled, theta, batch, scale=0.2, samples=3)
+        return mean_meta_gradient(loss, distilled, thetas, batch, net_norm=None if kind == "many" else 0.7)
+
+    on_cpu = gradient()
+    programs = [str(jax.make_jaxpr(lambda: gradient())())]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs.append(str(jax.make_jaxpr(lambda: gradient())()))
+    assert programs[0] != programs[1]
+    chex.assert_trees_all_close(gradient(), on_cpu, rtol=1e-10, atol=1e-14)
+
+
+def test_arrays_that_do_not_fit_each_other_are_refused(small_problem):
+    network, theta, distilled, (images, labels) = small_problem
+    loss, distilled, theta = classification_loss(network.apply), *to_jax((distilled, theta))
+    thetas = jax.tree.map(lambda w: jnp.stack([w, w]), theta)
+    for batch in ((images, labels[:8]), (images[:0], labels[:0])):
+        for f in (outer_objective, meta_gradient):
+            with pytest.raises(ValueError, match=r"^batch: shapes .* are not accepted; use \[B, …\] and \[B, …\]"):
+                f(loss, distilled, theta, batch)
+        with pytest.raises(ValueError, match=r"^batch: shapes"):
+            mean_meta_gradient(loss, distilled, thetas, batch)
+        with pytest.raises(ValueError, match=r"^batch: shapes"):
+            smoothed_meta_gradient(jax.random.key(0), loss, distilled, theta, batch, scale=0.1, samples=2)
+    batch = (images, labels)
+    with pytest.raises(ValueError, match=r"^thetas: leading axes \[\(1,\), \(2,\)\] are not accepted"):
+        mean_meta_gradient(loss, distilled, thetas | {"b1": thetas["b1"][:1]}, batch)
+    with pytest.raises(ValueError, match=r"^net_norm: nan is not accepted; use a positive number"):
+        mean_meta_gradient(loss, distilled, thetas, batch, net_norm=float("nan"))
+    with pytest.raises(ValueError, match=r"^chunk: 0 is not accepted; use 1 or more"):
+        meta_gradient(loss, distilled, theta, batch, chunk=0)
+    with pytest.raises(ValueError, match=r"^outer.samples: 0 is not accepted; use 1 or more"):
+        smoothed_meta_gradient(jax.random.key(0), loss, distilled, theta, batch, scale=0.1, samples=0)
+
+
+def test_an_objective_of_one_number_is_refused(small_problem):
+    network, theta, distilled, batch = small_problem
+    loss, distilled, theta = classification_loss(network.apply), *to_jax((distilled, theta))
+    for f in (outer_objective, meta_gradient):
+        with pytest.raises(ValueError, match=r"^loss: it must return one value per example, shape \(\d,\), got shape"):
+            f(loss, distilled, theta, batch, objective=mean_of(loss))
+
+
+def test_a_labels_gradient_of_integers_is_zero(small_problem):
+    network, theta, distilled, (images, labels) = small_problem
+
+    def loss(theta, images, classes):
+        return -jnp.take_along_axis(jax.nn.log_softmax(network.apply(theta, images)), classes[:, None], axis=1)[:, 0]
+
+    distilled, theta, batch = to_jax((distilled, theta, (images, labels.argmax(-1))))
+    hard = distilled._replace(labels=distilled.labels.argmax(-1))
+    _, gradient = meta_gradient(loss, hard, theta, batch)
+    assert gradient.labels.dtype == jnp.float32
+    np.testing.assert_array_equal(gradient.labels, np.zeros((3, 4)))
+    soft = hard._replace(labels=jnp.eye(3)[hard.labels])
+    batch = (images, jnp.eye(3)[batch[1]])
+    _, expected = meta_gradient(classification_loss(network.apply), soft, theta, to_jax(batch))
+    np.testing.assert_allclose(gradient.images, expected.images, rtol=1e-4, atol=1e-6)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.convolution import METHODS, convolution, convolution_pool_relu, max_pool
+from dd_jax.convolution import METHODS, convolution, convolution_pool_relu, default_method, max_pool
 from dd_jax.losses import classification_loss
 from dd_jax.meta import meta_gradient
 from dd_jax.networks import from_flax, local_response_norm, make_network
@@ -44,7 +44,7 @@ def reference_convolution(x, layer, padding):
     y = jax.lax.conv_general_dilated(
         x, layer["kernel"], (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return y + layer["bias"]
+    return y + layer["bias"][None, None, None]
 
 
 def reference_pool(x, size, stride, padding):
@@ -73,8 +73,8 @@ def test_lenet_computes_its_specification(x64):
         x = reference_pool(np.maximum(reference_convolution(x, p[layer], padding), 0), 2, 2, 0)
     x = x.reshape(2, 400)
     for layer in ("Dense_0", "Dense_1"):
-        x = np.maximum(x @ p[layer]["kernel"] + p[layer]["bias"], 0)
-    expected = x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"]
+        x = np.maximum(x @ p[layer]["kernel"] + p[layer]["bias"][None], 0)
+    expected = x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"][None]
     np.testing.assert_allclose(jax.jit(network.apply)(params, images), expected, rtol=1e-10)
 
 
@@ -92,8 +92,8 @@ def test_alexcifarnet_computes_its_specification(x64):
     x = np.maximum(reference_convolution(x, p["Conv_1"], 2), 0)
     x = reference_pool(reference_lrn(x), 3, 2, 1).reshape(2, 4096)
     for layer in ("Dense_0", "Dense_1"):
-        x = np.maximum(x @ p[layer]["kernel"] + p[layer]["bias"], 0)
-    expected = x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"]
+        x = np.maximum(x @ p[layer]["kernel"] + p[layer]["bias"][None], 0)
+    expected = x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"][None]
     np.testing.assert_allclose(jax.jit(network.apply)(params, images), expected, rtol=1e-9)
 
 
@@ -158,6 +158,18 @@ def test_convolution_pool_relu_is_the_three_one_after_another(
             np.testing.assert_allclose(our, their, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["lenet", "alexcifarnet"])
+def test_an_accelerator_s_networks_give_the_numbers_of_a_cpu_s(x64, name, monkeypatch):
+    shape = (28, 28, 1) if name == "lenet" else (32, 32, 3)
+    network, images = make_network(name, shape, 10), jax.random.normal(jax.random.key(2), (2, *shape))
+    theta = draw(network)
+    on_cpu = jax.jit(network.apply)(theta, images)
+    assert default_method() == "matmul"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert default_method() == "lax"
+    np.testing.assert_allclose(jax.jit(make_network(name, shape, 10).apply)(theta, images), on_cpu, rtol=1e-9)
+
+
 def test_winograd_s_rounding_errors_in_float32_are_small():
     rng = np.random.default_rng(0)
     x, kernel, bias = (jnp.float32(rng.normal(size=s)) for s in ((8, 16, 16, 64), (5, 5, 64, 64), (64,)))
@@ -205,9 +217,24 @@ def test_max_pool_equals_flax_in_value_gradient_and_second_derivative(x64, size,
         np.testing.assert_allclose(our, their, rtol=1e-12)
 
 
-def test_two_classes_get_a_single_logit():
+def test_two_classes_get_two_logits():
     network = make_network("lenet", (28, 28, 1), 2)
-    assert jax.eval_shape(network.apply, draw(network), jnp.zeros((5, 28, 28, 1))).shape == (5, 1)
+    assert jax.eval_shape(network.apply, draw(network), jnp.zeros((5, 28, 28, 1))).shape == (5, 2)
+
+
+class Dropped(nn.Module):
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=self.deterministic)(x.reshape(x.shape[0], -1)))
+
+
+def test_a_network_with_dropout_is_refused():
+    with pytest.raises(ValueError, match=r"^network: Dropped draws random numbers in its forward pass.*deterministic"):
+        from_flax(Dropped(False), (4, 4, 1))
+    network = from_flax(Dropped(True), (4, 4, 1))  # the remedy
+    assert network.apply(network.init(jax.random.key(0)), jnp.ones((2, 4, 4, 1))).shape == (2, 3)
 
 
 def test_a_network_with_changing_state_is_refused():

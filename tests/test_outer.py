@@ -17,6 +17,10 @@ from dd_jax.unroll import raw_step_size
 KEY = jax.random.key(0)
 
 
+def no_loss(theta, images, labels):
+    return jnp.zeros(len(images))
+
+
 def make(small_problem, **recipe):
     network, theta, distilled, batch = small_problem
     theta, distilled, batch = jax.tree.map(jnp.asarray, (theta, distilled, batch))
@@ -27,7 +31,8 @@ def make(small_problem, **recipe):
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_outer_steps_lower_the_loss_compile_once_and_leave_the_labels(small_problem, samples):
-    outer, state, theta, batch = make(small_problem, samples=samples, smoothing=0.05)
+    smoothing = {"smoothing": 0.05} if samples > 1 else {}
+    outer, state, theta, batch = make(small_problem, samples=samples, **smoothing)
     chex.clear_trace_counter()
     update = jax.jit(chex.assert_max_traces(outer.update, n=1), donate_argnums=0)
     labels, losses = np.asarray(state.distilled.labels), []
@@ -84,8 +89,23 @@ def test_clip_by_running_norm_scales_only_outliers():
     assert float(state.mean) == pytest.approx(0.9 * 5 + 0.1 * 10)  # by the clipped norm
     small, _ = clip.update({"a": jnp.array([0.3, 0.4])}, state)
     np.testing.assert_allclose(small["a"], [0.3, 0.4])
-    zero, _ = clip.update({"a": jnp.zeros(2)}, state)
+    zero, after = clip.update({"a": jnp.zeros(2)}, state)
     np.testing.assert_array_equal(zero["a"], 0.0)
+    assert after == state
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_clip_by_running_norm_at_every_size(size):
+    """Squares that underflow or overflow change nothing, and a first update of zeros or NaNs sets no mean."""
+    clip = clip_by_running_norm(2.0, decay=0.9)
+    state = clip.init(None)
+    for useless in (0.0, np.nan):
+        passed, state = clip.update({"a": jnp.full(2, useless)}, state)
+        np.testing.assert_array_equal(passed["a"], np.full(2, useless))
+    first, state = clip.update({"a": size * jnp.array([3.0, 4.0])}, state)
+    np.testing.assert_allclose(first["a"] / size, [3.0, 4.0], rtol=1e-6)
+    second, _ = clip.update({"a": size * jnp.array([300.0, 400.0])}, state)
+    np.testing.assert_allclose(second["a"] / size, [6.0, 8.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +116,22 @@ def test_clip_by_running_norm_scales_only_outliers():
 )  # fmt: skip
 def test_a_recipe_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^outer\.{name}: {value}"):
-        outer_step(lambda theta, images, labels: jnp.zeros(()), OuterRecipe(**{name: value}))
+        outer_step(no_loss, OuterRecipe(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ({"max_step_size_growth": 2.0}, {}, "max_step_size_growth: 2.0 has no effect without outer.max_step_size"),
+        ({"smoothing": 0.2}, {}, "smoothing: 0.2 has no effect with outer.samples 1; leave it at 0.1"),
+        ({"net_norm": 1.0}, {}, "net_norm: 1.0 has no effect on one network; leave it at None"),
+        ({"b1": 0.9}, {"optimizer": optax.sgd(0.1)}, "b1: 0.9 has no effect with another optimizer; leave it at 0.5"),
+        ({"clip": None}, {"optimizer": optax.sgd(0.1)}, "clip: None has no effect with another optimizer"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(recipe, settings, message):
+    with pytest.raises(ValueError, match=f"^outer.{message}"):
+        outer_step(no_loss, OuterRecipe(**recipe), **settings)
 
 
 def many_nets(problem, count=4):
@@ -161,7 +196,7 @@ def test_the_recipe_s_adjoint_clip_reaches_the_loop(x64, small_problem, kind):
 
 def test_perturbations_with_many_nets_are_refused():
     with pytest.raises(ValueError, match=r"^outer\.samples: 2 is not accepted with many networks"):
-        outer_step(lambda theta, images, labels: jnp.zeros(()), OuterRecipe(samples=2), many=True)
+        outer_step(no_loss, OuterRecipe(samples=2), many=True)
 
 
 def test_the_bound_on_step_sizes_grows_as_the_rate_falls(small_problem):
@@ -177,3 +212,48 @@ def test_the_bound_on_step_sizes_grows_as_the_rate_falls(small_problem):
     first, last = raw_step_size(0.2), raw_step_size(0.4)
     relative = [(1 + np.cos(np.pi * step / 4)) / 2 for step in range(4)]
     np.testing.assert_allclose(largest, [last + (first - last) * r for r in relative], rtol=1e-5)
+
+
+def test_a_network_without_a_gradient_adds_nothing_to_the_mean_of_scaled_ones(small_problem):
+    """Images of one network see a gradient whose squares underflow, another's is exactly zero."""
+    _, distilled, _, batch = many_nets(small_problem)
+
+    def loss(theta, images, labels):  # each step moves θ by η̃ times the mean image's first pixel
+        del labels
+        return theta["a"] * images[:, 0, 0, 0]
+
+    def objective(theta, images, labels):
+        del labels
+        return theta["size"] * theta["a"] * jnp.ones(len(images))
+
+    def gradient(*sizes):
+        nets = {"a": jnp.ones(len(sizes)), "size": jnp.array(sizes, jnp.float32)}
+        return mean_meta_gradient(loss, distilled, nets, batch, objective=objective, net_norm=1.0)[1].images
+
+    one = gradient(1.0)
+    assert jnp.abs(one).max() > 0.05
+    np.testing.assert_allclose(gradient(1e-25), one, rtol=1e-4)
+    np.testing.assert_allclose(gradient(1e25), one, rtol=1e-4)
+    np.testing.assert_allclose(gradient(1.0, 1e-25), one, rtol=1e-4)
+    np.testing.assert_allclose(gradient(1.0, 0.0), 0.5 * one, rtol=1e-4)
+
+
+def test_integer_labels_stay_what_they_are(small_problem):
+    network, theta, distilled, (images, labels) = small_problem
+    theta, distilled, images = jax.tree.map(jnp.asarray, (theta, distilled, images))
+    distilled, batch = distilled._replace(labels=distilled.labels.argmax(-1)), (images, jnp.asarray(labels).argmax(-1))
+
+    def loss(theta, images, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(network.apply(theta, images), labels)
+
+    thetas = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), theta)
+    for weights, many, settings in ((theta, False, {"samples": 3}), (thetas, True, {"net_norm": 1.0})):
+        outer = outer_step(loss, OuterRecipe(steps=30, **settings), many=many)
+        state, update = outer.init(distilled), jax.jit(outer.update)
+        first, losses = state, []
+        for step in range(30):
+            state, info = update(jax.random.key(step), state, weights, batch)
+            losses.append(float(info.loss))
+        assert losses[-1] < 0.9 * losses[0]
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, first)
+        np.testing.assert_array_equal(state.distilled.labels, distilled.labels)

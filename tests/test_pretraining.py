@@ -13,7 +13,7 @@ import pytest
 
 from dd_jax.bank import Bank, drawn, load_bank, read_shards, save_shard
 from dd_jax.data import make_dataset, normalise
-from dd_jax.losses import classification_loss
+from dd_jax.losses import classification_loss, mean_of
 from dd_jax.networks import Network
 from dd_jax.pretraining import PretrainRecipe, check_pretraining, pretraining
 from dd_jax.readers import RawData
@@ -27,7 +27,7 @@ def draw(key):
     return {"w": jax.random.normal(key, (6, 2)), "b": jnp.zeros(2)}
 
 
-NETWORK = Network(draw, lambda theta, images: images.reshape(len(images), -1) @ theta["w"] + theta["b"])
+NETWORK = Network(draw, lambda theta, images: images.reshape(len(images), -1) @ theta["w"] + theta["b"][None])
 LOSS = classification_loss(lambda theta, images: jnp.pad(NETWORK.apply(theta, images), ((0, 0), (0, 1))))
 
 
@@ -88,7 +88,7 @@ def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset):
     for t, index in enumerate(order):
         images, labels = (a[np.array(index)] for a in dataset.train)
         images = normalise(images, dataset.mean, dataset.std)
-        gradient = jax.grad(LOSS)(theta, images, jax.nn.one_hot(labels, 3))
+        gradient = jax.grad(mean_of(LOSS))(theta, images, jax.nn.one_hot(labels, 3))
         direction, moments = adam.update(gradient, moments)
         rate = 0.01 if t < 2 * batches else 0.005
         theta = jax.tree.map(lambda w, d, rate=rate: w - rate * d, theta, direction)
@@ -128,6 +128,27 @@ def bank(tmp_path):
 def test_a_bank_is_read_as_it_was_saved(bank):
     folder, networks = bank
     chex.assert_trees_all_equal(load_bank(folder, NETWORK, SHAPE), networks)
+
+
+def test_jitter_is_a_share_of_the_spread_of_each_network_s_own_leaf():
+    """Of networks that differ much from each other, in size and in mean; constants and integers stay."""
+    size = np.array([1.0, 100.0, 1.0], np.float32)
+    kernel = (RNG.normal(size=(3, 40, 50)) * size[:, None, None] + 1000 * size[:, None, None]).astype(np.float32)
+    half = RNG.normal(size=(3, 200)).astype(jnp.bfloat16)
+    weights = {"kernel": kernel, "scale": np.ones((3, 7), np.float32), "half": half, "count": np.arange(3)}
+    bank = Bank(weights, np.ones(3))
+    moved, still = (jax.device_get(drawn(bank, 3, seed=4, jitter=j)(17)) for j in (0.01, 0.0))
+    for after, before in zip(moved["kernel"], still["kernel"], strict=True):
+        assert np.std(after - before) == pytest.approx(0.01 * np.std(before), rel=0.1)
+    chex.assert_trees_all_equal_shapes_and_dtypes(moved, still)
+    assert (moved["half"] != still["half"]).any()
+    for name in ("scale", "count"):
+        np.testing.assert_array_equal(moved[name], still[name])
+    for jitter in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"^weights.jitter: {jitter} is not accepted; use 0 or more"):
+            drawn(bank, 3, seed=0, jitter=jitter)
+    with pytest.raises(ValueError, match=r"^weights.nets: 0 is not accepted; use 1 … 3"):
+        drawn(bank, 0, seed=0)
 
 
 def test_a_damaged_shard_is_named_and_the_others_load(bank, caplog):
@@ -201,6 +222,10 @@ def test_streaming_equals_indexing_a_resident_bank(bank):
     assert np.bincount(np.ravel(indices), minlength=5).min() > 10  # each has its turn
     chex.assert_trees_all_equal(drawn(networks, 3, seed=4)(17), draws[17])
     others = [drawn(networks, 3, seed=5)(step) for step in range(40)]
-    moved, still = (np.asarray(drawn(networks, 3, seed=4, jitter=j)(17)["w"]) for j in (0.01, 0.0))
-    assert np.std(moved - still) == pytest.approx(0.01 * np.std(still), rel=0.3)
     assert any(not np.array_equal(a["w"], b["w"]) for a, b in zip(draws, others, strict=True))
+
+
+def test_a_loss_of_one_number_is_refused(dataset):
+    init, epoch = pretraining(mean_of(LOSS), draw, dataset, RECIPE)
+    with pytest.raises(ValueError, match=r"^loss: it must return one value per example, shape \(8,\), got shape \(\)"):
+        epoch(init(keys(0)), dataset.train)

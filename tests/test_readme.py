@@ -21,5 +21,5 @@ def test_the_examples_train_a_classifier_on_ten_images_and_take_an_objective():
     _, info = names["outer"].update(jax.random.key(0), start, names["theta"], batch)
     zeros = np.asarray(batch[1][:, 0], bool)
     trained = names["trained"]
-    share = names["loss"](trained, batch[0][zeros], batch[1][zeros]) * zeros.mean()
+    share = names["loss"](trained, batch[0][zeros], batch[1][zeros]).mean() * zeros.mean()
     np.testing.assert_allclose(info.loss, plain.loss + share, rtol=1e-4)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.losses import classification_loss
+from dd_jax.losses import classification_loss, mean_of
 from dd_jax.networks import make_network
 from dd_jax.switches import switches
 
@@ -30,7 +30,9 @@ def test_a_network_trains_the_same_and_only_its_second_derivative_changes(x64, n
 
         @jax.jit
         def both(images):
-            gradient, second = jax.jvp(lambda images: jax.grad(loss)(theta, images, labels), (images,), (images,))
+            gradient, second = jax.jvp(
+                lambda images: jax.grad(mean_of(loss))(theta, images, labels), (images,), (images,)
+            )
             return gradient, second
 
         return both(images)

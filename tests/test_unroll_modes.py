@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.losses import classification_loss
-from dd_jax.unroll import MODES, DistilledData, gradient_step, unroll
+from dd_jax.losses import classification_loss, mean_of
+from dd_jax.networks import Network
+from dd_jax.switches import switches
+from dd_jax.unroll import MODES, DistilledData, _clip_adjoint, gradient_step, unroll
 
 
 def objective(network, mode, temperature=1.0):
@@ -18,7 +20,7 @@ def objective(network, mode, temperature=1.0):
             theta, images, labels
         )
 
-    return lambda distilled, theta, batch: loss(unroll(loss, theta, distilled, mode=mode), *batch)
+    return lambda distilled, theta, batch: mean_of(loss)(unroll(loss, theta, distilled, mode=mode), *batch)
 
 
 def with_steps(problem, total):
@@ -90,7 +92,7 @@ def test_the_adjoint_is_clipped_after_every_step(x64, small_problem, mode):
         return unroll(loss, theta, distilled, mode=mode, adjoint_clip=bound)
 
     final, pull_back = jax.vjp(trained, distilled)
-    adjoint = jax.grad(loss)(final, *batch)
+    adjoint = jax.grad(mean_of(loss))(final, *batch)
     actual = pull_back(adjoint)[0]
     weights, pull_backs, expected, norms = theta, [], jax.tree.map(jnp.zeros_like, distilled), []
     for t in range(7):
@@ -142,3 +144,131 @@ def test_an_adjoint_clip_that_is_not_positive_is_refused(small_problem, bound):
     network, theta, distilled, _ = small_problem
     with pytest.raises(ValueError, match=rf"^adjoint_clip: {bound} is not accepted; use a positive number"):
         unroll(classification_loss(network.apply), theta, distilled, adjoint_clip=bound)
+
+
+def per_class(logits, classes):
+    """Cross-entropy by hand, of integer labels."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), classes[:, None], axis=1)[:, 0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("context", ["eager", "jit", "vmap of grad", "grad of jit of vmap"])
+def test_integer_labels_and_captured_integers_keys_and_floats_in_every_mode(x64, small_problem, mode, context):
+    """Against soft labels and nothing captured: the loop written out in a loss of floats alone."""
+    network, theta, distilled, batch = with_steps(small_problem, 5)
+    classes, real = distilled.labels.argmax(-1), (batch[0], batch[1].argmax(-1))
+    order, key, heat = jnp.array([2, 0, 1]), jax.random.key(3), jnp.asarray(1.3)
+    shift = jax.random.normal(key, (3,), jnp.float64)
+
+    def value(images, theta, order, key, heat):
+        def loss(theta, images, labels):
+            logits = network.apply(theta, images)[:, order] / heat
+            return per_class(logits + jax.random.normal(key, (1, 3), jnp.float64), labels)
+
+        data = distilled._replace(images=images, labels=classes)
+        return loss(unroll(loss, theta, data, mode=mode), *real).mean()
+
+    def plain(images):
+        def loss(theta, images, labels):
+            logits = network.apply(theta, images)[:, np.array([2, 0, 1])] / 1.3 + shift[None]
+            return -jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1)
+
+        data = distilled._replace(images=images, labels=jnp.eye(3)[classes])
+        return loss(unroll(loss, theta, data, mode="plain"), real[0], jnp.eye(3)[real[1]]).mean()
+
+    captured = (order, key, heat)
+    many = tuple(jnp.stack([c, c]) for c in captured)
+    axes = (None, None, 0, 0, 0)
+    actual = {
+        "eager": lambda x: jax.grad(value)(x, theta, *captured),
+        "jit": lambda x: jax.jit(jax.grad(value))(x, theta, *captured),
+        "vmap of grad": lambda x: jax.vmap(jax.grad(value), axes)(x, theta, *many)[1],
+        "grad of jit of vmap": lambda x: jax.grad(
+            jax.jit(lambda x, *many: jax.vmap(value, axes)(x, theta, *many).mean())
+        )(x, *many),
+    }[context](distilled.images)
+    np.testing.assert_allclose(actual, jax.grad(plain)(distilled.images), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", [0.0, 0.7])
+def test_modes_agree_with_smoothed_switches_too(x64, mode, width):
+    """Their second derivative, a rule of its own, must survive each way to differentiate the loop."""
+    rng, switch = np.random.default_rng(4), switches(width)
+    x, w1, w2 = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 3, 4), (4, 6), (3, 2)))
+
+    def apply(theta, images):
+        return switch.maximum(*jnp.split(switch.relu(images @ theta["w1"]), 2, axis=-1)) @ theta["w2"]
+
+    distilled = DistilledData(x, jnp.eye(2)[jnp.array([[0, 1, 0], [1, 0, 1]])], jnp.zeros(5))
+    theta, batch = {"w1": w1, "w2": w2}, (x[0] + 0.3, distilled.labels[0])
+    network = Network(lambda key: theta, apply)
+    ours, plain = (jax.jit(jax.grad(objective(network, m), (0, 1)))(distilled, theta, batch) for m in (mode, "plain"))
+    chex.assert_trees_all_close(ours, plain, rtol=1e-9, atol=1e-13)
+
+
+def test_smoothed_switches_matter_to_the_meta_gradient(x64):
+    """Else the test above would compare what is the same anyway."""
+    rng = np.random.default_rng(4)
+    x, theta = jnp.asarray(rng.normal(size=(1, 3, 4))), jnp.asarray(rng.normal(size=(4, 2)))
+    distilled = DistilledData(x, jnp.eye(2)[jnp.array([[0, 1, 0]])], jnp.zeros(2))
+
+    def gradient(width):
+        network = Network(lambda key: theta, lambda theta, images: switches(width).relu(images @ theta))
+        return jax.grad(objective(network, "nested"))(distilled, theta, (x[0] + 0.3, distilled.labels[0])).images
+
+    assert jnp.abs(gradient(0.7) - gradient(0.0)).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_and_step_sizes_of_unequal_precision(x64, small_problem, mode):
+    network, theta, distilled, batch = with_steps(small_problem, 4)
+    expected = jax.grad(objective(network, mode))(distilled, theta, batch)
+    images, labels, theta, batch = jax.tree.map(jnp.float32, (*distilled[:2], theta, batch))
+    mixed = DistilledData(images, labels, distilled.raw_step_sizes)
+    gradient = jax.grad(objective(network, mode))(mixed, theta, batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, mixed)
+    for ours, theirs in zip(gradient, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.zeros((3, 5, 3))}, r"labels: shape \(3, 5, 3\) is not accepted; use \[3, 4, …\]"),
+        ({"labels": np.zeros((1, 4, 3))}, r"labels: shape \(1, 4, 3\) is not accepted"),
+        ({"labels": np.zeros(3)}, r"labels: shape \(3,\) is not accepted"),
+        ({"labels": np.zeros((3, 4, 1))}, r"labels: shape \(4, 1\) does not fit logits of shape \(4, 3\)"),
+        ({"labels": np.zeros((3, 4), int)}, r"labels: shape \(4,\) does not fit logits of shape \(4, 3\)"),
+        ({"images": np.zeros((3, 4, 2, 3, 1), int)}, "images: type int.* is not accepted; use floats"),
+        ({"images": np.zeros((3, 0, 2, 3, 1))}, r"images: shape \(3, 0, 2, 3, 1\) is not accepted"),
+        ({"images": np.zeros(3)}, r"images: shape \(3,\) is not accepted"),
+        ({"raw_step_sizes": np.zeros((6, 1))}, r"raw_step_sizes: shape \(6, 1\) is not accepted; use \[T\]"),
+        ({"raw_step_sizes": np.zeros(0)}, r"raw_step_sizes: shape \(0,\) is not accepted"),
+        ({"raw_step_sizes": np.zeros(6, int)}, "raw_step_sizes: type int.* is not accepted; use floats"),
+    ],
+)
+def test_data_of_another_shape_or_type_are_refused_in_every_mode(small_problem, mode, change, message):
+    network, theta, distilled, _ = small_problem
+    distilled, theta = jax.tree.map(jnp.asarray, (distilled._replace(**change), theta))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        unroll(classification_loss(network.apply), theta, distilled, mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_loss_of_one_number_and_weights_that_are_integers_are_refused_in_every_mode(small_problem, mode):
+    network, theta, distilled, _ = small_problem
+    loss = classification_loss(network.apply)
+    theta, distilled = jax.tree.map(jnp.asarray, (theta, distilled))
+    with pytest.raises(ValueError, match=r"^loss: it must return one value per example, shape \(4,\), got shape \(\)"):
+        unroll(mean_of(loss), theta, distilled, mode=mode)
+    with pytest.raises(ValueError, match=r"^theta: leaf \['count'\] of type int32 is not accepted; use floats"):
+        unroll(loss, {**theta, "count": jnp.zeros((), jnp.int32)}, distilled, mode=mode)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_an_adjoint_whose_squares_underflow_or_overflow_is_clipped_like_any_other(size):
+    adjoint = jnp.asarray(size * np.array([3.0, 4.0]), jnp.float32)
+    clipped = jax.vjp(lambda theta: _clip_adjoint(theta, 0.1 * size), jnp.ones(2))[1](adjoint)[0]
+    np.testing.assert_allclose(clipped / size, [0.06, 0.08], rtol=1e-5)
