@@ -1,7 +1,7 @@
 """Data sets on the device: splits, normalisation, and minibatches drawn by key inside the jitted step."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,15 +110,24 @@ def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
 
 def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """CIFAR-10's augmentation: pad by 4 (reflect), crop at random, flip half of the images. ``[B, H, W, D]``."""
-    count, height, width, depth = images.shape
     crop_key, flip_key = jax.random.split(key)
-    padded = jnp.pad(images, ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)), mode="reflect")
-    corners = jax.random.randint(crop_key, (count, 2), 0, 2 * _PADDING + 1)
-    cropped = jax.vmap(
+    cropped = _padded_and_cropped(crop_key, images, _PADDING, "reflect")
+    flip = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(flip, cropped[:, :, ::-1], cropped)
+
+
+def shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
+    """Moves each image by up to so many pixels either way, its edges repeated. ``[B, H, W, D]``."""
+    return _padded_and_cropped(key, images, pixels, "edge")
+
+
+def _padded_and_cropped(key: jax.Array, images: jax.Array, pixels: int, mode: Any) -> jax.Array:
+    count, height, width, depth = images.shape
+    padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)), mode=mode)
+    corners = jax.random.randint(key, (count, 2), 0, 2 * pixels + 1)
+    return jax.vmap(
         lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, depth))
     )(padded, corners)
-    flip = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
-    return jnp.where(flip, cropped[:, :, ::-1], cropped)
 
 
 def batch_drawer(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.baselines import Layout, random_real
-from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip
+from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip, shift
 from dd_jax.losses import classification_loss, relabelled
 from dd_jax.networks import Network
 from dd_jax.outer import OuterRecipe, OuterState, check_recipe, outer_step
@@ -90,6 +90,8 @@ class Config(Setting):
     """Smooth the second derivative of ReLU and max-pooling over so many standard deviations; 0: plain autodiff."""
     augment: bool = False
     """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
+    shift: int = 0
+    """Move the real examples at random by up to so many pixels either way, against overfitting a small set."""
     mode: Mode = "forward_over_reverse"
     """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.unroll.Mode)."""
     checkpoint_seconds: float = 30.0
@@ -122,6 +124,9 @@ def _check(config: Config) -> None:
     require(
         config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
     )
+    require(config.shift >= 0, "shift", config.shift, "0 or more")
+    if config.shift and config.augment:
+        raise ValueError(f"shift: {config.shift} has no effect beside augment, which moves the examples too")
     positive("checkpoint_seconds", config.checkpoint_seconds)
     positive("distilled.noise", config.distilled.noise)
 
@@ -214,7 +219,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         distilled = relabelled_data(distilled, attack.relabel)
     loss, objective = classification_loss(network.apply), attack.objective(network, len(dataset.class_names))
     outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
-    draw_batch = batch_drawer(dataset, config.batch_size, augment=crop_and_flip if config.augment else None)
+    draw_batch = batch_drawer(dataset, config.batch_size, augment=_augmentation(config))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, step, theta, split):
@@ -227,6 +232,13 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
 
     state = (outer.init(distilled), keys.batches)
     return _Prepared(update, state, lambda step: nets.training(before + step), earlier)
+
+
+def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """Of real examples."""
+    if config.augment:
+        return crop_and_flip
+    return functools.partial(shift, pixels=config.shift) if config.shift else None
 
 
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:

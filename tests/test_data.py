@@ -1,12 +1,14 @@
 """Splits, normalisation, augmentation and batches on the device, and evaluation on a whole split."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data import batch_drawer, crop_and_flip, make_dataset, normalise
+from dd_jax.data import batch_drawer, crop_and_flip, make_dataset, normalise, shift
 from dd_jax.evaluation import evaluate
 from dd_jax.readers import RawData, conform
 
@@ -130,6 +132,15 @@ def test_crop_and_flip_gives_every_shift_of_the_reflected_image_and_its_mirror()
     assert {o.tobytes() for o in out} == expected
 
 
+def test_a_shift_gives_every_move_of_the_image_its_edges_repeated():
+    image = np.arange(49, dtype=np.uint8).reshape(7, 7, 1)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    expected = {padded[i : i + 7, j : j + 7].tobytes() for i in range(5) for j in range(5)}
+    out = np.asarray(jax.jit(partial(shift, pixels=2))(jax.random.key(0), jnp.asarray(np.stack([image] * 1000))))
+    assert {o.tobytes() for o in out} == expected
+    np.testing.assert_array_equal(shift(jax.random.key(0), jnp.asarray(image[None]), 0), image[None])
+
+
 def test_evaluate_counts_every_example_once_whatever_the_chunk():
     data = make_dataset(RAW, validation_fraction=0.33)
     theta = RNG.normal(size=(108, 4)).astype(np.float32) * 0.1
@@ -147,7 +158,7 @@ def test_evaluate_counts_every_example_once_whatever_the_chunk():
         assert float(score.loss) == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_evaluate_with_a_single_logit_is_binary():
+def test_evaluate_with_two_classes_is_sigmoid_cross_entropy_on_the_difference_of_logits():
     images = np.zeros((4, 6, 6, 1), np.uint8)
     images[2:] = 255
     raw = RawData(
@@ -158,7 +169,16 @@ def test_evaluate_with_a_single_logit_is_binary():
         ("n", "y"),
     )
     data = make_dataset(raw, validation_fraction=0.2)
-    score = evaluate(lambda theta, x: x.mean((1, 2)) * theta, 2.0, data.test, data.mean, data.std, 2)
+
+    def single(theta, x):
+        return x.mean((1, 2)) * theta
+
+    def both(theta, x):
+        return jnp.concatenate([jnp.zeros_like(logit := single(theta, x)), logit], axis=-1)
+
+    with pytest.raises(ValueError, match=r"^logits: shape \(4, 1\) has a single logit, .* put zeros before it"):
+        evaluate(single, 2.0, data.test, data.mean, data.std, 2)
+    score = evaluate(both, 2.0, data.test, data.mean, data.std, 2)
     assert float(score.accuracy) == pytest.approx(0.75)
     low, high = (2 * (level - data.mean[0]) / data.std[0] for level in (0, 1))
     expected = np.mean([np.log1p(np.exp(low)), np.log1p(np.exp(-low)), *[np.log1p(np.exp(-high))] * 2])
