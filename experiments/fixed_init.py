@@ -21,8 +21,8 @@ _TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
 _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(
-        weights=Weights(gain=1.4),
-        outer=OuterRecipe(steps=1200, learning_rate=0.03),
+        weights=Weights("orthogonal", gain=1.4),
+        outer=OuterRecipe(steps=1000, learning_rate=0.03),
         batch_size=256,
         validation_fraction=0.1,
     ),
