@@ -14,15 +14,16 @@ import dataclasses
 from dd_jax.outer import OuterRecipe
 
 from .distil import Config, Distilled, authors_recipe, run_from_command_line
+from .problem import Weights
 from .runner import run_as_script
 
 _TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
 _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(
-        distilled=Distilled(epochs=5),
+        weights=Weights("orthogonal", gain=1.4),
         outer=OuterRecipe(steps=1000, learning_rate=0.03),
-        batch_size=128,
+        batch_size=256,
         validation_fraction=0.1,
     ),
     "mnist": Config("mnist", outer=_TEN),
@@ -39,7 +40,7 @@ _OURS = {
     ),
 }
 _AUTHORS = {
-    "digits_authors": authors_recipe(_OURS["digits"], 2, 0.02),
+    "digits_authors": authors_recipe(dataclasses.replace(_OURS["digits"], weights=Weights()), 2, 0.02),
     "mnist_authors": authors_recipe(_OURS["mnist"], 59, 0.02),
     "mnist_100_authors": authors_recipe(_OURS["mnist_100"], 59, 0.02),
     "fashion_mnist_authors": authors_recipe(_OURS["fashion_mnist"], 59, 0.02),

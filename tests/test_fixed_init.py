@@ -121,7 +121,7 @@ def test_distilled_data_train_the_network_without_our_code(finished):
     assert file.labels.shape == (1, 10, 10)
     assert file.step_sizes.shape == (3,)
     assert (file.meta["steps"], file.meta["epochs"], file.meta["network"]) == (1, 3, "lenet")
-    assert file.meta["initialisation"] == {"law": "xavier_normal", "gain": 1.0, "seed": 0}
+    assert file.meta["initialisation"] == {"law": "orthogonal", "gain": 1.4, "seed": 0}
     network = make_network("lenet", (28, 28, 1), 10)
     theta = {"params": {}}
     for name, weight in file.initial_weights.items():
@@ -143,7 +143,7 @@ def test_the_report_is_one_self_contained_page(finished):
     assert not re.search(r"(src|href)='?\"?(https?:|/|\w+\.)", page)
     result = json.loads((finished / "result.json").read_text())
     assert f"{100 * result['test_accuracy']['after']['mean']:.2f} %" in page
-    assert "xavier_normal" in page
+    assert "orthogonal" in page
     for size in load_distilled(finished / "distilled.npz").step_sizes:
         assert f"{size:.4f}" in page
     assert (finished / "images.png").read_bytes().startswith(b"\x89PNG")
@@ -217,6 +217,12 @@ def test_a_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path, monkeyp
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert kept == [len(lines)]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("preset", [name for name in fixed_init.PRESETS if name.endswith("_authors")])
+def test_the_authors_recipe_begins_from_the_papers_weights(preset):
+    weights = fixed_init.PRESETS[preset].weights
+    assert (weights.law, weights.gain) == ("xavier_normal", 1.0)
 
 
 REFUSALS = [
