@@ -22,8 +22,10 @@ _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(
         weights=Weights("orthogonal", gain=1.4),
+        distilled=Distilled(epochs=5, step_size=0.2),
         outer=OuterRecipe(steps=1000, learning_rate=0.03),
         batch_size=256,
+        shift=1,
         validation_fraction=0.1,
     ),
     "mnist": Config("mnist", outer=_TEN),
@@ -40,7 +42,7 @@ _OURS = {
     ),
 }
 _AUTHORS = {
-    "digits_authors": authors_recipe(dataclasses.replace(_OURS["digits"], weights=Weights()), 2, 0.02),
+    "digits_authors": authors_recipe(dataclasses.replace(_OURS["digits"], weights=Weights(), shift=0), 2, 0.02),
     "mnist_authors": authors_recipe(_OURS["mnist"], 59, 0.02),
     "mnist_100_authors": authors_recipe(_OURS["mnist_100"], 59, 0.02),
     "fashion_mnist_authors": authors_recipe(_OURS["fashion_mnist"], 59, 0.02),
