@@ -125,8 +125,6 @@ def _check(config: Config) -> None:
         config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
     )
     require(config.shift >= 0, "shift", config.shift, "0 or more")
-    if config.shift and config.augment:
-        raise ValueError(f"shift: {config.shift} has no effect beside augment, which moves the examples too")
     positive("checkpoint_seconds", config.checkpoint_seconds)
     positive("distilled.noise", config.distilled.noise)
 
@@ -234,11 +232,15 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     return _Prepared(update, state, lambda step: nets.training(before + step), earlier)
 
 
-def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Of real examples."""
-    if config.augment:
-        return crop_and_flip
-    return functools.partial(shift, pixels=config.shift) if config.shift else None
+
+    def augment(key, images):
+        if config.shift:
+            images, key = shift(key, images, config.shift), jax.random.fold_in(key, 1)
+        return crop_and_flip(key, images) if config.augment else images
+
+    return augment
 
 
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:

@@ -175,10 +175,6 @@ def _check_weights(weights: Weights) -> None:
         require(train.is_dir(), "weights.bank", weights.bank, accepted)
     if weights.jitter and (weights.bank is None or weights.nets is None):
         raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
-    for name in ("law", "gain") if weights.bank is not None else ():
-        value = getattr(weights, name)
-        if value != getattr(Weights(), name):
-            raise ValueError(f"weights.{name}: {value} has no effect with weights.bank; leave out one of them")
 
 
 def part_of(held_out: HeldOut, index: Any) -> HeldOut:

@@ -236,13 +236,10 @@ def test_no_key_of_one_purpose_is_another_s():
     [
         ({"jitter": 0.1}, "weights.jitter: 0.1 is not accepted without weights.bank and weights.nets"),
         ({"bank": Path("nowhere")}, r"weights.bank: nowhere is not accepted; use the work folder of experiments.pretr"),
-        ({"bank": Path("bank"), "gain": 2.0}, "weights.gain: 2.0 has no effect with weights.bank"),
-        ({"bank": Path("bank"), "law": "zero"}, "weights.law: zero has no effect with weights.bank"),
     ],
 )
 def test_weights_without_effect_or_not_there_are_refused(tmp_path, monkeypatch, weights, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bank" / "train").mkdir(parents=True)
     network = Network(lambda key: jnp.zeros(2), lambda theta, images: images)
     with pytest.raises(ValueError, match=f"^{message}"):
         nets_of(Weights(**weights), network, (28, 28, 1), 0)
