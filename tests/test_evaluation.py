@@ -63,7 +63,7 @@ def test_confusion_is_scikit_learn_s(problem, chunk):
     assert (np.asarray(matrix) != np.asarray(matrix).T).any()
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("chunk", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_given_weights_are_scored_like_drawn_ones(problem, chunk):
     network, draw, distilled, _, score = problem
     loss, keys, at = classification_loss(network.apply), jax.random.split(jax.random.key(5), 3), (0, 6)
@@ -73,7 +73,7 @@ def test_given_weights_are_scored_like_drawn_ones(problem, chunk):
     chex.assert_trees_all_close(of_given, of_drawn, rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5])
+@pytest.mark.parametrize("chunk", [1, pytest.param(2, marks=pytest.mark.slow), 5])
 def test_evaluate_nets_equals_a_plain_loop_over_nets_and_steps(x64, problem, chunk):
     network, draw, distilled, split, score = problem
     loss = classification_loss(network.apply)

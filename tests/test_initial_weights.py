@@ -31,7 +31,14 @@ def draws(law, gain=1.0, count=20):
     return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(5), count))["params"]
 
 
-@pytest.mark.parametrize(("law", "gain"), [*((law, 1.0) for law in VARIANCE), ("xavier_normal", 0.5), ("normal", 0.5)])
+@pytest.mark.parametrize(
+    ("law", "gain"),
+    [
+        *((law, 1.0) for law in VARIANCE),
+        pytest.param("xavier_normal", 0.5, marks=pytest.mark.slow),
+        pytest.param("normal", 0.5, marks=pytest.mark.slow),
+    ],
+)
 def test_mean_and_variance(law, gain):
     params = draws(law, gain)
     for layer, (fan_in, fan_out) in FANS.items():

@@ -78,6 +78,7 @@ def test_lenet_computes_its_specification(x64):
     np.testing.assert_allclose(jax.jit(network.apply)(params, images), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_alexcifarnet_computes_its_specification(x64):
     network = make_network("alexcifarnet", (32, 32, 3), 10)
     assert shapes(network) == {
@@ -158,7 +159,7 @@ def test_convolution_pool_relu_is_the_three_one_after_another(
             np.testing.assert_allclose(our, their, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["lenet", "alexcifarnet"])
+@pytest.mark.parametrize("name", ["lenet", pytest.param("alexcifarnet", marks=pytest.mark.slow)])
 def test_an_accelerator_s_networks_give_the_numbers_of_a_cpu_s(x64, name, monkeypatch):
     shape = (28, 28, 1) if name == "lenet" else (32, 32, 3)
     network, images = make_network(name, shape, 10), jax.random.normal(jax.random.key(2), (2, *shape))
@@ -177,7 +178,7 @@ def test_winograd_s_rounding_errors_in_float32_are_small():
     assert 0 < np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("network", ["lenet", "alexcifarnet"])
+@pytest.mark.parametrize("network", ["lenet", pytest.param("alexcifarnet", marks=pytest.mark.slow)])
 def test_networks_give_the_same_meta_gradient_by_every_method(x64, network):
     shape = (28, 28, 1) if network == "lenet" else (32, 32, 3)
     rng = np.random.default_rng(0)

@@ -49,6 +49,7 @@ def trained(dataset, keys, augment=None):
     return state
 
 
+@pytest.mark.slow
 def test_a_network_is_the_same_in_a_bank_of_any_size(dataset):
     alone, among = trained(dataset, keys(2)), trained(dataset, keys(0, 1, 2, 3))
     chex.assert_trees_all_equal(jax.tree.map(lambda a: a[0], alone.theta), jax.tree.map(lambda a: a[2], among.theta))

@@ -19,7 +19,10 @@ def test_values_and_first_derivatives_are_unchanged():
         np.testing.assert_array_equal(*(jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, theirs)))
 
 
-@pytest.mark.parametrize(("name", "shape"), [("lenet", (28, 28, 1)), ("alexcifarnet", (32, 32, 3))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("lenet", (28, 28, 1)), pytest.param("alexcifarnet", (32, 32, 3), marks=pytest.mark.slow)],
+)
 def test_a_network_trains_the_same_and_only_its_second_derivative_changes(x64, name, shape):
     images, labels = jax.random.normal(jax.random.key(0), (2, *shape)), jnp.eye(10)[:2]
 

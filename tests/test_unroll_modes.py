@@ -12,6 +12,11 @@ from dd_jax.switches import switches
 from dd_jax.unroll import MODES, DistilledData, _clip_adjoint, gradient_step, unroll
 
 
+def slow(value):
+    """A parameter of the tests that run apart from the rest."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def objective(network, mode, temperature=1.0):
     """L in everything the loop depends on, a hyper-parameter that ``loss`` closes over included."""
 
@@ -32,7 +37,7 @@ def with_steps(problem, total):
     return network, *jax.tree.map(jnp.asarray, (theta, distilled, batch))
 
 
-@pytest.mark.parametrize("total", [1, 2, 6, 11])
+@pytest.mark.parametrize("total", [1, slow(2), 6, slow(11)])
 def test_modes_agree_in_every_argument_under_jit(x64, small_problem, total):
     network, theta, distilled, batch = with_steps(small_problem, total)
 
@@ -48,7 +53,7 @@ def test_modes_agree_in_every_argument_under_jit(x64, small_problem, total):
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(expected[1][:2]))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *map(slow, MODES[1:])])
 def test_every_mode_equals_central_differences(x64, small_problem, mode):
     """Along a random direction in images, labels, raw step sizes, initial weights and a captured temperature."""
     network, theta, distilled, batch = with_steps(small_problem, 7)
@@ -70,7 +75,7 @@ def test_every_mode_equals_central_differences(x64, small_problem, mode):
         )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *map(slow, MODES[1:])])
 def test_modes_under_vmap_over_nets(x64, small_problem, mode):
     network, theta, distilled, batch = with_steps(small_problem, 5)
     nets = jax.tree.map(lambda w: jnp.stack([w, 0.5 * w, -w]), theta)
@@ -82,7 +87,7 @@ def test_modes_under_vmap_over_nets(x64, small_problem, mode):
     chex.assert_trees_all_close(mean, jax.tree.map(lambda *g: sum(g) / 3, *alone), rtol=1e-9)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *map(slow, MODES[1:])])
 def test_the_adjoint_is_clipped_after_every_step(x64, small_problem, mode):
     """Against a loop that pulls back step by step; some adjoints are longer than the bound, and some are not."""
     network, theta, distilled, batch = with_steps(small_problem, 7)
@@ -151,7 +156,7 @@ def per_class(logits, classes):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), classes[:, None], axis=1)[:, 0]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *map(slow, MODES[1:])])
 @pytest.mark.parametrize("context", ["eager", "jit", "vmap of grad", "grad of jit of vmap"])
 def test_integer_labels_and_captured_integers_keys_and_floats_in_every_mode(x64, small_problem, mode, context):
     """Against soft labels and nothing captured: the loop written out in a loss of floats alone."""
@@ -220,7 +225,7 @@ def test_smoothed_switches_matter_to_the_meta_gradient(x64):
     assert jnp.abs(gradient(0.7) - gradient(0.0)).max() > 1e-3
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *map(slow, MODES[1:])])
 def test_weights_and_step_sizes_of_unequal_precision(x64, small_problem, mode):
     network, theta, distilled, batch = with_steps(small_problem, 4)
     expected = jax.grad(objective(network, mode))(distilled, theta, batch)
