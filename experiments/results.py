@@ -30,6 +30,7 @@ _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.pn
 KEPT: dict[str, dict[str, str]] = {
     "fixed_init": _DISTILLED,
     "random_init": _DISTILLED | {"evaluation.json": "evaluation.json"},
+    "seeds": {"result.json": "result.json"},
     "baselines": {"result.json": "result.json", "table.md": "table.md"},
     "ablations": {"result.json": "result.json"} | {f"{axis}.png": f"{axis}.png" for axis in VALUES},
     "pretrain": {"result.json": "result.json"},
@@ -195,6 +196,9 @@ def tables_of(records: Collection[Record]) -> str:
         return [record for record in records if record.experiment in experiments]
 
     parts = [_table(_RUN, [_run(record) for record in of("fixed_init", "random_init")])]
+    if seeds := of("seeds"):
+        parts += ["The same with other seeds, which draw the network, the first images and the validation split:"]
+        parts += [_table(_SEEDS, [_seeds(record) for record in seeds])]
     for record in of("baselines"):
         seconds = _duration(record.json()["wall_seconds"])
         parts += [
@@ -260,9 +264,24 @@ def _run(record: Record) -> tuple[str, ...]:
         f"{shape['images_per_class']} per class × {shape['steps']}",
         str(shape["steps"] * shape["epochs"]),
         *_budget(result),
-        percent(test["before"]),
-        percent(after),
+        percent(test["before"], known=_known(result)),
+        percent(after, known=_known(result)),
         percent_reported(result["reported"], result.get("reported_std")),
+    )
+
+
+_SEEDS = "run | seeds | longest time | test accuracy | lowest | highest"
+
+
+def _seeds(record: Record) -> tuple[str, ...]:
+    result = record.json()
+    accuracy = result["test_accuracy"]
+    return (
+        _link(record),
+        ", ".join(result["by_seed"]),
+        _duration(result["longest_seconds"]),
+        percent(accuracy),
+        *(f"{100 * accuracy[end]:.2f} %" for end in ("min", "max")),
     )
 
 
@@ -327,6 +346,7 @@ def _attack(record: Record) -> tuple[str, ...]:
 _ROWS = {
     "fixed_init": (_RUN, _run),
     "random_init": (_RUN, _run),
+    "seeds": (_SEEDS, _seeds),
     "pretrain": (_BANK, _bank),
     "adaptation": (_ADAPTED, _adapted),
     "attack": (_ATTACK, _attack),

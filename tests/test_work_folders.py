@@ -15,7 +15,7 @@ from dd_jax.networks import Network
 from dd_jax.outer import OuterRecipe
 from dd_jax.report import draw_images
 from dd_jax.storage import load_distilled
-from experiments import distil, evaluate, fixed_init
+from experiments import distil, evaluate, fixed_init, results, seeds
 from experiments.problem import Weights, dataset_from, nets_of, path_from, streams
 
 TINY = ("--outer.steps", "4", "--batch-size", "8", "--distilled.epochs", "2", "--validation-fraction", "0.2")
@@ -186,6 +186,24 @@ def test_labels_are_relabelled_once(copied):
     refused = dataclasses.replace(then, workdir=copied / "refused")
     with pytest.raises(ValueError, match=r"has relabel \{'0': 1, '1': 0\}, and this run None; they must"):
         distil.run("attack", "mine", refused)
+
+
+def test_a_run_is_repeated_for_each_seed_and_the_spread_told(copied, capsys):
+    command = ["--base.dataset", str(copied / "mine.npz"), "--seeds", "2", "--workdir", str(copied / "seeds")]
+    command += [option.replace("--", "--base.") for option in TINY]
+    seeds.main(command)
+    result = json.loads((copied / "seeds" / "result.json").read_text())
+    each = [json.loads((copied / "seeds" / f"seed_{i}" / "result.json").read_text()) for i in (0, 1)]
+    means = [one["test_accuracy"]["after"]["mean"] for one in each]
+    assert [one["seed"] for one in each] == [0, 1]
+    assert result["by_seed"] == {"0": means[0], "1": means[1]}
+    assert result["test_accuracy"]["mean"] == pytest.approx(np.mean(means))
+    assert (result["test_accuracy"]["min"], result["test_accuracy"]["max"]) == (min(means), max(means))
+    assert "test accuracy over seeds: " in capsys.readouterr().out
+    first = load_distilled(copied / "seeds" / "seed_0" / "distilled.npz")
+    np.testing.assert_array_equal(first.images, load_distilled(copied / "run" / "distilled.npz").images)
+    results.record(copied / "seeds", copied / "results")
+    assert "| [seeds](results/seeds/seeds) | 0, 1 | " in results.tables(copied / "results")
 
 
 def test_evaluation_finds_the_data_from_any_folder_and_knows_them(copied, monkeypatch, tmp_path):
