@@ -148,8 +148,8 @@ def test_a_run_goes_on_from_another_under_its_own_bound_with_other_batches(copie
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--weights.law", "kaiming_fan_in"], "weights.law xavier_normal, and this run kaiming_fan_in"),
-        (["--weights.gain", "0.5"], "weights.gain 1.0, and this run 0.5"),
+        (["--weights.law", "kaiming_fan_in"], "weights.law orthogonal, and this run kaiming_fan_in"),
+        (["--weights.gain", "0.5"], "weights.gain 1.4, and this run 0.5"),
         (["--weights.nets", "2"], "known networks True, and this run False"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_file_with_its_own_network_takes_no_number_of_others(finished):
         evaluate.run(finished / "run", evaluate.Config(nets=5))
     result = evaluate.run(finished / "run", evaluate.Config(nets=2, law="xavier_normal"))
     assert result["scores"][0]["accuracy"]["n"] == 2
-    assert result["networks"] == {"known": False, "network": "lenet", "law": "xavier_normal", "gain": 1.0}
+    assert result["networks"] == {"known": False, "network": "lenet", "law": "xavier_normal", "gain": 1.4}
 
 
 def test_paths_are_kept_from_the_file_s_own_folder_on(tmp_path):
