@@ -186,11 +186,15 @@ def _prepare(config: Config, dataset: Dataset) -> _Prepared:
     return _Prepared(network, jax.jit(init), jax.jit(epoch, donate_argnums=0), finite, accuracies)
 
 
+def _keys(seed: int, part: str, group: range) -> jax.Array:
+    """Of each network, by its number in its bank."""
+    of_part = streams(seed).bank if part == "train" else streams(seed).bank_held_out
+    return jax.vmap(lambda i: jax.random.fold_in(of_part, i))(np.arange(group.start, group.stop))
+
+
 def _train(config: Config, dataset: Dataset, bank: _Prepared, workdir: Path, part: str, group: range) -> None:
     """Trains networks in a row, from the newest epoch saved, and adds them to their bank."""
-    keys = streams(config.seed)
-    key = keys.bank if part == "train" else keys.bank_held_out
-    state = bank.init(jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(group.start, group.stop)))
+    state = bank.init(_keys(config.seed, part, group))
     progress = workdir / "progress" / f"{part}_{group.start}_{group.stop}"
     with (
         checkpoints(progress, keep=2) as saved,

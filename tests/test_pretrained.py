@@ -16,7 +16,7 @@ from dd_jax.report import percent
 from dd_jax.storage import load_distilled
 from experiments import adaptation, attack, baselines, evaluate, pretrain, results
 from experiments.attack import measures
-from experiments.problem import Weights, nets_of, path_from, streams
+from experiments.problem import Weights, nets_of, path_from
 from experiments.runner import RunError, Stopped
 
 QUICK = ["digits", "--recipe.epochs", "2", "--group", "2"]
@@ -92,14 +92,11 @@ def test_a_finished_bank_is_left_as_it_is_and_one_that_cannot_be_read_too(bank, 
 
 def test_a_bank_s_networks_do_not_begin_from_those_of_random_initialisation():
     """Nor from one another's, at the same seed."""
-    network, keys = make_network("lenet", (28, 28, 1), 10), streams(0)
+    network = make_network("lenet", (28, 28, 1), 10)
     random = nets_of(Weights(nets=2), network, (28, 28, 1), 0)
     dataset = make_dataset(read("digits"), validation_fraction=0.1)
     prepared = pretrain._prepare(pretrain.PRESETS["digits"], dataset)
-    begun = [
-        prepared.init(jax.vmap(lambda i, key=key: jax.random.fold_in(key, i))(np.arange(2))).theta
-        for key in (keys.bank, keys.bank_held_out)
-    ]
+    begun = [prepared.init(pretrain._keys(0, part, range(2))).theta for part in pretrain.PARTS]
     drawn = [*begun, *(random.training(step) for step in range(3)), jax.vmap(random.test[1])(random.test[0][:2])]
     kernels = np.concatenate([np.asarray(theta["params"]["Dense_2"]["kernel"]) for theta in drawn])
     assert len(np.unique(kernels.reshape(len(kernels), -1), axis=0)) == len(kernels) == 12
