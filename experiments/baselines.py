@@ -142,7 +142,9 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
     if config.full is not None:
         held, data = json.loads((config.full / "config.json").read_text()).get("data"), problem.identity["data"]
         require(held in (None, data), "full", f"{config.full}, of other data,", f"a bank of {config.dataset}")
-    with claimed(workdir, head | settings):
+    with claimed(workdir, head | settings) as finished:
+        if finished is not None:  # by another process meanwhile
+            return finished
         began = time.monotonic()
         rows = []
         print(_HEADING, flush=True)

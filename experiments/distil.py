@@ -13,6 +13,7 @@ import numpy as np
 
 from dd_jax.baselines import Layout, random_real
 from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip, shift
+from dd_jax.evaluation import Score
 from dd_jax.losses import classification_loss, relabelled
 from dd_jax.networks import Network
 from dd_jax.outer import OuterRecipe, OuterState, check_recipe, outer_step
@@ -46,6 +47,7 @@ from .problem import (
 )
 from .reported import REPORTED
 from .runner import (
+    Trained,
     claimed,
     command_line,
     is_finished,
@@ -157,7 +159,6 @@ def run(
     _check(config)
     workdir = workdir_of(experiment, preset, config)
     attack = _Attack(dict(relabel or {}), attacked_weight)
-
     settings = settings_of(config, workdir) | attack.settings()
     head = {"experiment": experiment, "preset": preset}
     if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
@@ -170,8 +171,8 @@ def run(
         _compile(config, problem, prepared)
         return None
     known = reported(experiment, config) if known is None else known
-    with claimed(workdir, head | settings):
-        return _distil(workdir, config, head, settings, problem, attack, prepared, known)
+    with claimed(workdir, head | settings) as finished:  # by another process meanwhile, if at all
+        return finished or _distil(workdir, config, head, settings, problem, attack, prepared, known)
 
 
 class _Attack(NamedTuple):
@@ -286,16 +287,7 @@ def _distil(
     tested = scorer(dataset, network)(distilled, nets.test, test)
     result = {
         **head,
-        "dataset": config.dataset,
-        "seed": config.seed,
-        "outer_steps": config.outer.steps,
-        "wall_seconds": trained.seconds,
-        "earlier": prepared.earlier,
-        "networks": "random" if nets.known is None else "known",
-        "test_accuracy": {
-            "before": mean_and_std(tested.accuracy[:, 0]),
-            "after": mean_and_std(tested.accuracy[:, 1]),
-        },
+        **_measured(config, prepared, trained, tested, nets.known is not None),
         **validate(trained.state),
         "reported": known.get("after"),
         "reported_std": known.get("std"),
@@ -303,17 +295,27 @@ def _distil(
         "config": settings,
         **provenance(),
     }
-    save_distilled(
-        workdir / "distilled.npz",
-        distilled,
-        dataset.mean,
-        dataset.std,
-        _meta(workdir, config, result, dataset),
-        nets.known,
-    )
+    meta = _meta(workdir, config, result, dataset)
+    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, nets.known)
     write_json(workdir / "result.json", result)
     _draw(workdir, config, result, distilled, dataset, trained.metrics)
     return result
+
+
+def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Score, known: bool) -> dict[str, Any]:
+    """The facts and figures of a run; ``tested`` is ``[K, 2]``, before and after the steps."""
+    return {
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "outer_steps": config.outer.steps,
+        "wall_seconds": trained.seconds,
+        "earlier": prepared.earlier,
+        "networks": "known" if known else "random",
+        "test_accuracy": {
+            "before": mean_and_std(tested.accuracy[:, 0]),
+            "after": mean_and_std(tested.accuracy[:, 1]),
+        },
+    }
 
 
 _Budget = dict[str, float]  # outer_steps and wall_seconds
