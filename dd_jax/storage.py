@@ -28,8 +28,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
             os.chmod(file.name, 0o644)
             os.replace(file.name, path)
-        except BaseException:
+        except BaseException as error:
             os.unlink(file.name)
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                raise OSError(error.errno, error.strerror, str(path)) from error  # which a full disk does not name
             raise
 
 

@@ -132,6 +132,7 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
         sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last checkpoint")
+        sys.stdout.flush()
         os._exit(128 + signal.SIGINT)  # where Python ends in its usual way, XLA crashes if it is compiling
     except BrokenPipeError:  # the reader of the output, such as head, has enough of it
         os._exit(128 + signal.SIGPIPE)

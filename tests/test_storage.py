@@ -1,5 +1,6 @@
 """Files are whole or absent; checkpoints survive damage; distilled data come back as written."""
 
+import errno
 import gc
 import logging
 import os
@@ -30,6 +31,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "x" * 1000)
     assert path.read_text() == '{\n  "a": 1\n}\n'
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"No space left on device: '.*file.json'$"):
+        write_atomically(path, "x" * 1000)
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": float("nan")})
