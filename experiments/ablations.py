@@ -103,9 +103,11 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         }
         if finished is None or tables.keys() != finished["tables"].keys():
             write_json(workdir / "result.json", result)
-            for axis, rows in tables.items():
-                with told_if_it_fails(workdir / f"{axis}.png"):
-                    write_atomically(workdir / f"{axis}.png", to_png(draw(TITLES[axis], rows)))
+        for axis, rows in tables.items():
+            path = workdir / f"{axis}.png"
+            if not path.exists():
+                with told_if_it_fails(path):
+                    write_atomically(path, to_png(draw(TITLES[axis], rows)))
         return result
 
 

@@ -13,7 +13,7 @@ with the step size that is best by the modified labels on validation data; attac
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,19 +148,27 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
             report = json.loads((workdir / "attack.json").read_text())
             held = report.get("sets", config.sets)
             require(config.sets == held, "sets", config.sets, f"{held}, as {workdir / 'attack.json'} has")
+            _draw_missing(workdir, report)
             return report
         problem = assemble(base)
         unchanged = all(result["config"][name] == held for name, held in problem.identity.items())
         require(unchanged, "weights.bank", base.weights.bank, "a bank, and data, that do not change during the run")
-        report, figure = _measure(config, problem, load_distilled(workdir / "distilled.npz").distilled)
+        report = _measure(config, problem, load_distilled(workdir / "distilled.npz").distilled)
         write_json(workdir / "attack.json", report)
-        with told_if_it_fails(workdir / "attack.png"):
-            write_atomically(workdir / "attack.png", to_png(figure()))
+        _draw_missing(workdir, report)
         return report
 
 
-def _measure(config: Config, problem: Problem, distilled: DistilledData) -> tuple[dict[str, Any], Callable[[], Figure]]:
-    """The content of attack.json, and what draws its figure."""
+def _draw_missing(workdir: Path, report: dict[str, Any]) -> None:
+    path = workdir / "attack.png"
+    if not path.exists():
+        with told_if_it_fails(path):
+            used = {"distilled": report["learned_step_size"], "random real": report["random_real"]["median_step_size"]}
+            write_atomically(path, to_png(draw(report["by_step_size"], used)))
+
+
+def _measure(config: Config, problem: Problem, distilled: DistilledData) -> dict[str, Any]:
+    """The content of attack.json."""
     dataset, network, nets, _ = problem
     base, attacked, target = config.base, config.attacked, config.target
     steps = len(distilled.raw_step_sizes)
@@ -200,18 +208,16 @@ def _measure(config: Config, problem: Problem, distilled: DistilledData) -> tupl
         measured(with_step_size(real, step_size), share, dataset.test)
         for real, step_size, share in zip(sets, chosen, dealt(nets.test, config.sets), strict=True)
     ]
-    learned, median = float(distilled.step_sizes[0]), float(np.median(chosen))
-    report = {
+    return {
         "attacked": dataset.class_names[attacked],
         "target": dataset.class_names[target],
         "sets": config.sets,
-        "learned_step_size": learned,
+        "learned_step_size": float(distilled.step_sizes[0]),
         "before": _summary([before]),
         "after": _summary([after]),
-        "random_real": {"median_step_size": median, **_summary(of_real)},
+        "random_real": {"median_step_size": float(np.median(chosen)), **_summary(of_real)},
         "by_step_size": curves,
     }
-    return report, lambda: draw(curves, {"distilled": learned, "random real": median})
 
 
 _SHOWN = ("attacked_to_target", "others", "modified")

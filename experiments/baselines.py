@@ -106,7 +106,7 @@ def check(config: Config) -> None:
     )
     if config.full is not None:
         require((config.full / "held_out").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
-        held, here = json.loads((config.full / "config.json").read_text()), jsonable(config)
+        held, here = json.loads((config.full / "config.json").read_text()), jsonable(config, config.full)
         for name in ("dataset", "network"):
             bank = f"{config.full}, with {name} {held[name]},"
             require(held[name] == here[name], "full", bank, f"a bank with {here[name]}, as here")

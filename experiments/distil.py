@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dd_jax.baselines import Layout, random_real
 from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip, shift
@@ -54,6 +53,7 @@ from .runner import (
     memory_needed,
     positive,
     provenance,
+    read_lines,
     require,
     say,
     told_if_it_fails,
@@ -163,6 +163,8 @@ def run(
     head = {"experiment": experiment, "preset": preset}
     if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
         with claimed(workdir, head | settings | identity(config)) as finished:
+            assert finished is not None
+            _draw_missing(workdir, config, finished)
             return finished
     problem = assemble(config, config.switch_width)
     settings |= problem.identity
@@ -298,7 +300,7 @@ def _distil(
     meta = _meta(workdir, config, result, dataset)
     save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, nets.known)
     write_json(workdir / "result.json", result)
-    _draw(workdir, config, result, distilled, dataset, trained.metrics)
+    _draw_missing(workdir, config, result)
     return result
 
 
@@ -429,16 +431,18 @@ def _meta(workdir: Path, config: Config, result: Mapping[str, Any], dataset: Dat
     }
 
 
-def _draw(workdir, config: Config, result, distilled: DistilledData, dataset: Dataset, metrics) -> None:
-    """The pictures and the page of a finished run; one that cannot be made costs no more than itself."""
-    pictures = {}
-    with told_if_it_fails(workdir / "images.png"):
-        pictures["Distilled images"] = to_png(draw_images(distilled, dataset.class_names))
-        write_atomically(workdir / "images.png", pictures["Distilled images"])
-    with told_if_it_fails(workdir / "report.html"):
-        pictures["Training"] = to_png(draw_curve(metrics))
-        page = html_report(result, np.asarray(distilled.step_sizes), config.distilled.steps, pictures)
-        write_atomically(workdir / "report.html", page)
+def _draw_missing(workdir: Path, config: Config, result: Mapping[str, Any]) -> None:
+    """The picture and the page of a result, where they are not there; what cannot be made costs no more than itself."""
+    images, page = workdir / "images.png", workdir / "report.html"
+    if images.exists() and page.exists():
+        return
+    file, pictures = load_distilled(workdir / "distilled.npz"), {}
+    with told_if_it_fails(images):
+        pictures["Distilled images"] = to_png(draw_images(file.distilled, file.meta["class_names"]))
+        write_atomically(images, pictures["Distilled images"])
+    with told_if_it_fails(page):
+        pictures["Training"] = to_png(draw_curve(read_lines(workdir / "metrics.jsonl")))
+        write_atomically(page, html_report(result, file.step_sizes, config.distilled.steps, pictures))
 
 
 def run_from_command_line(

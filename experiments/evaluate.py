@@ -187,6 +187,8 @@ def _held_out(
         validation_nets=count if validating and bank is None else known.get("validation_nets", 10),
     )
     nets = nets_of(weights, network, dataset.image_shape, seed)
+    if config.bank is None and bank is not None and known.get("fingerprint", nets.fingerprint) != nets.fingerprint:
+        raise ValueError(f"bank: {bank} has changed since {path} was made; give --bank to use it as it is")
     source = {"bank": str(bank), "fingerprint": nets.fingerprint} if bank else drawn
     named = {"network": config.network or file.meta.get("network", "lenet")}
     return nets.validation if validating else nets.test, {"known": False, **named, **source}
@@ -197,12 +199,26 @@ def nets_for(path: Path, count: int) -> int | None:
     return None if load(path).initial_weights else count
 
 
+def _check_output(output: Path | None) -> None:
+    """Refuses a file that could not be written, or that holds anything but an evaluation."""
+    if output is None:
+        return
+    require(output.parent.is_dir(), "output", output, f"a file in an existing folder; there is no {output.parent}")
+    if output.exists():
+        try:
+            is_evaluation = {"distilled", "scores"} <= json.loads(output.read_text()).keys()
+        except (ValueError, AttributeError, OSError):
+            is_evaluation = False
+        require(is_evaluation, "output", output, "a new file, or that of an earlier evaluation")
+
+
 def main(argv: list[str]) -> None:
     """The command line of this module."""
     path, options = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("RUN_OR_NPZ", argv)
     config = parse(Config(), __doc__ or "", path, options)
     if path == "RUN_OR_NPZ":
         raise ValueError("RUN_OR_NPZ: it is missing; give the folder of a run or a distilled.npz first")
+    _check_output(config.output)
     result = run(Path(path), config)
     for score in result["scores"]:
         loss = score["loss"]

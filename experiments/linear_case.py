@@ -117,6 +117,7 @@ def run(config: Config) -> dict[str, Any]:
     workdir = _workdir(config)
     with claimed(workdir, {"experiment": "linear_case", **settings}) as finished:
         if finished is not None:
+            _draw_missing(workdir, finished)
             return finished
         began = time.monotonic()
         say("compiling, and learning data for M = 1, 2, …")
@@ -131,9 +132,15 @@ def run(config: Config) -> dict[str, Any]:
             **provenance(),
         }
         write_json(workdir / "result.json", result)
-        with told_if_it_fails(workdir / "excess_loss.png"):
-            write_atomically(workdir / "excess_loss.png", to_png(draw_excess_loss(result)))
+        _draw_missing(workdir, result)
         return result
+
+
+def _draw_missing(workdir: Path, result: Mapping[str, Any]) -> None:
+    path = workdir / "excess_loss.png"
+    if not path.exists():
+        with told_if_it_fails(path):
+            write_atomically(path, to_png(draw_excess_loss(result)))
 
 
 def _measure(config: Config) -> dict[str, Any]:

@@ -126,8 +126,10 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     of_every_network = {
         k: v for k, v in jsonable(config, workdir).items() if k not in ("networks", "held_out", "group", "workdir")
     } | {"data": content_fingerprint(raw)}
-    counts = dict(zip(PARTS, (config.networks, config.held_out), strict=True))
     with claimed(workdir, {"experiment": "pretrain", **of_every_network}) as finished:
+        before = {"networks": 0, "held_out": 0} if finished is None else finished["config"]  # a bank never shrinks
+        networks, held_out = max(config.networks, before["networks"]), max(config.held_out, before["held_out"])
+        counts = dict(zip(PARTS, (networks, held_out), strict=True))
 
         def shards_of(part):
             return read_shards(workdir / part, bank.network, dataset.image_shape, set_damaged_aside=True)
@@ -147,7 +149,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
             "dataset": config.dataset,
             "test_accuracy": {part: _scores(shards_of(part), count) for part, count in counts.items()},
             "wall_seconds": sum(line["seconds"] for line in read_lines(workdir / "metrics.jsonl")),
-            "config": {**of_every_network, "networks": config.networks, "held_out": config.held_out},
+            "config": {**of_every_network, "networks": networks, "held_out": held_out},
             **provenance(),
         }
         write_json(workdir / "result.json", result)

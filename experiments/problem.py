@@ -175,6 +175,10 @@ def _check_weights(weights: Weights) -> None:
         require(train.is_dir(), "weights.bank", weights.bank, accepted)
     if weights.jitter and (weights.bank is None or weights.nets is None):
         raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
+    for name in ("law", "gain") if weights.bank is not None else ():
+        value, default = getattr(weights, name), getattr(Weights(), name)
+        if value != default:
+            raise ValueError(f"weights.{name}: {value} has no effect with weights.bank; use {default} there")
 
 
 def part_of(held_out: HeldOut, index: Any) -> HeldOut:
@@ -327,7 +331,7 @@ def jsonable(config: Any, folder: Path = Path()) -> dict[str, Any]:
 def path_from(folder: Path, path: Path | str) -> str:
     """A path as a file in ``folder`` holds it: relative to that folder, so that both may move together."""
     try:
-        relative = os.path.relpath(path, folder)
+        relative = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))  # a link's .. is elsewhere
     except ValueError:  # on another drive
         return str(Path(path).absolute())
     return relative if relative.startswith(".") else os.path.join(".", relative)

@@ -54,12 +54,16 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     workdir = config.workdir or Path("runs/seeds") / preset
     settings = {"base": settings_of(config.base, workdir), "seeds": config.seeds}
     with claimed(workdir, {"experiment": "seeds", "preset": preset, **settings}) as finished:
+
+        def result_of(seed: int) -> dict[str, Any]:
+            base = dataclasses.replace(config.base, seed=seed, workdir=workdir / f"seed_{seed}", plan=False)
+            return distil("seeds", preset, base) or {}
+
+        runs = {config.base.seed: result_of(config.base.seed)}  # refused here if the data have changed
         if finished is not None:
             return finished
-        runs = {}
         for seed in range(config.base.seed, config.base.seed + config.seeds):
-            base = dataclasses.replace(config.base, seed=seed, workdir=workdir / f"seed_{seed}", plan=False)
-            runs[seed] = distil("seeds", preset, base) or {}
+            runs[seed] = runs[seed] if seed in runs else result_of(seed)
             print(f"seed {seed}: {percent(runs[seed]['test_accuracy']['after'])}", flush=True)
         means = [result["test_accuracy"]["after"]["mean"] for result in runs.values()]
         summary = {

@@ -102,6 +102,28 @@ def test_a_bank_s_networks_do_not_begin_from_those_of_random_initialisation():
     assert len(np.unique(kernels.reshape(len(kernels), -1), axis=0)) == len(kernels) == 12
 
 
+def test_a_bank_that_grows_in_one_part_keeps_the_other_s_record(bank, tmp_path):
+    folder = tmp_path / "bank"
+    shutil.copytree(bank, folder)
+    pretrain.main([*QUICK, "--networks", "1", "--held-out", "4", "--workdir", str(folder)])
+    result, before = (json.loads((f / "result.json").read_text()) for f in (folder, bank))
+    assert (result["config"]["networks"], result["config"]["held_out"]) == (3, 4)
+    assert result["test_accuracy"]["train"] == before["test_accuracy"]["train"]
+    assert result["test_accuracy"]["held_out"]["n"] == 4
+
+
+def test_a_bank_of_data_by_path_may_stand_beside_its_baselines(bank, tmp_path, monkeypatch):
+    folder = tmp_path / "bank"
+    shutil.copytree(bank, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"dataset": "../my.npz"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "my.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    baselines.check(baselines.Config("./my.npz", full=folder))
+    with pytest.raises(ValueError, match=r"^full: .*, with dataset ../my.npz, is not accepted"):
+        baselines.check(baselines.Config("./other.npz", full=folder))
+
+
 def test_pretraining_goes_on_in_the_middle(bank, tmp_path, monkeypatch):
     """Stopped after an epoch, it ends with the same weights."""
     folder, command = tmp_path / "stopped", [*QUICK, "--networks", "2", "--held-out", "1"]
@@ -287,7 +309,7 @@ def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path
     ) in written
 
 
-def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
+def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, monkeypatch, capsys):
     evaluate.main([str(attacked)])
     printed = capsys.readouterr().out
     assert printed.count("(n = 2)") == 2  # all but the one for validation
@@ -298,6 +320,14 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, capsys):
     assert "(n = 1)" in capsys.readouterr().out  # the one for validation, and that is said
     with pytest.raises(ValueError, match=r"^bank: .* is not accepted with a law or a gain"):
         evaluate.main([str(attacked), "--bank", str(bank), "--gain", "2"])
+    file = load_distilled(attacked / "distilled.npz")
+    initialisation = file.meta["initialisation"] | {"fingerprint": "another"}
+    monkeypatch.setattr(evaluate, "load", lambda _: file._replace(meta=file.meta | {"initialisation": initialisation}))
+    with pytest.raises(ValueError, match=r"^bank: .* has changed since .* was made; give --bank to use it as it is"):
+        evaluate.main([str(attacked), "--at", "0"])
+    evaluate.main([str(attacked), "--at", "0", "--bank", str(bank)])
+    monkeypatch.undo()
+    capsys.readouterr()
     evaluate.main([str(attacked), "--at", "0", "--law", "xavier_normal", "--nets", "3"])
     assert "(n = 3)" in capsys.readouterr().out
 

@@ -92,6 +92,11 @@ def test_a_picture_that_fails_costs_the_picture(tmp_path, monkeypatch, caplog):
     assert not (tmp_path / "run" / "images.png").exists()
     assert "images.png was not written (RuntimeError: no such glyph)" in caplog.text
     assert "Training" in (tmp_path / "run" / "report.html").read_text()
+    monkeypatch.undo()
+    before = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    run(tmp_path / "mine.npz", tmp_path / "run")  # the same command again draws what is missing
+    assert (tmp_path / "run" / "images.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
 
 
 def test_class_names_that_look_like_formulas_are_names(tmp_path):
@@ -202,6 +207,9 @@ def test_a_run_is_repeated_for_each_seed_and_the_spread_told(copied, capsys):
     assert "test accuracy over seeds: " in capsys.readouterr().out
     first = load_distilled(copied / "seeds" / "seed_0" / "distilled.npz")
     np.testing.assert_array_equal(first.images, load_distilled(copied / "run" / "distilled.npz").images)
+    write_data(copied / "mine.npz", shift=1)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(data is "):
+        seeds.main(command)
     results.record(copied / "seeds", copied / "results")
     assert "| [seeds](results/seeds/seeds) | 0, 1 | " in results.tables(copied / "results")
 
@@ -241,6 +249,31 @@ def test_paths_are_kept_from_the_file_s_own_folder_on(tmp_path):
     assert dataset_from(folder, str(tmp_path / "my.npz")) == os.path.join("..", "..", "my.npz")
 
 
+def test_a_path_through_a_link_is_found_again(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    (tmp_path / "my.npz").touch()
+    folder = tmp_path / "link" / "run"
+    folder.mkdir()
+    assert (folder / path_from(folder, tmp_path / "my.npz")).resolve() == (tmp_path / "my.npz").resolve()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("run/result.json", "a new file, or that of an earlier evaluation"),
+        ("run/distilled.npz", "a new file, or that of an earlier evaluation"),
+        ("nowhere/scores.json", "a file in an existing folder; there is no .*nowhere"),
+    ],
+)
+def test_an_evaluation_is_not_written_over_anything_else(copied, monkeypatch, output, message):
+    monkeypatch.setattr(evaluate, "run", lambda *_: pytest.fail("it is refused before"))
+    before = contents(copied)
+    with pytest.raises(ValueError, match=f"^output: .* is not accepted; use {message}"):
+        evaluate.main([str(copied / "run"), "--output", str(copied / output)])
+    assert contents(copied) == before
+
+
 def test_no_key_of_one_purpose_is_another_s():
     """The keys themselves, and the first of each purpose's children, by either way of deriving them."""
     keys = [key for seed in (0, 1) for key in streams(seed)]
@@ -253,11 +286,14 @@ def test_no_key_of_one_purpose_is_another_s():
     ("weights", "message"),
     [
         ({"jitter": 0.1}, "weights.jitter: 0.1 is not accepted without weights.bank and weights.nets"),
+        ({"bank": Path("bank"), "gain": 2.0}, "weights.gain: 2.0 has no effect with weights.bank; use 1.0 there"),
+        ({"bank": Path("bank"), "law": "zero"}, "weights.law: zero has no effect with weights.bank; use xavier_normal"),
         ({"bank": Path("nowhere")}, r"weights.bank: nowhere is not accepted; use the work folder of experiments.pretr"),
     ],
 )
 def test_weights_without_effect_or_not_there_are_refused(tmp_path, monkeypatch, weights, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bank" / "train").mkdir(parents=True)
     network = Network(lambda key: jnp.zeros(2), lambda theta, images: images)
     with pytest.raises(ValueError, match=f"^{message}"):
         nets_of(Weights(**weights), network, (28, 28, 1), 0)
