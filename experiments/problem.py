@@ -221,8 +221,7 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
     Raises:
       ValueError: settings or data that cannot be used.
     """
-    require(setting.seed >= 0, "seed", setting.seed, "0 or more")
-    _check_weights(setting.weights)
+    _check_setting(setting)
     raw = read_images(setting.dataset, setting.images)
     data = content_fingerprint(raw)
     _check_split(setting, data)
@@ -233,9 +232,15 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
     return Problem(dataset, network, nets, _identity(data, nets.fingerprint))
 
 
+def _check_setting(setting: Setting) -> None:
+    """Refuses what can be refused before reading data."""
+    require(setting.seed >= 0, "seed", setting.seed, "0 or more")
+    _check_weights(setting.weights)
+
+
 def identity(setting: Setting) -> dict[str, str]:
     """What tells the data of a setting, and its bank if it has one, by their content: :func:`assemble` in brief."""
-    _check_weights(setting.weights)
+    _check_setting(setting)
     raw = read_images(setting.dataset, setting.images)
     bank, shape = "", raw.images.shape
     if setting.weights.bank is not None:
