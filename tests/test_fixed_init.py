@@ -74,6 +74,7 @@ def test_metrics_have_a_line_per_step_and_a_validation_at_the_end(finished):
     assert 0 < lines[-1]["validation_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_the_first_images_may_be_real_ones_of_the_training_split(tmp_path):
     quick = ["--distilled.first", "real", "--outer.steps", "1", "--outer.learning-rate", "1e-7"]
     fixed_init.main(["digits", *quick, "--workdir", str(tmp_path)])

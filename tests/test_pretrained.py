@@ -90,6 +90,7 @@ def test_a_finished_bank_is_left_as_it_is_and_one_that_cannot_be_read_too(bank, 
     assert contents() == before
 
 
+@pytest.mark.slow
 def test_a_bank_s_networks_do_not_begin_from_those_of_random_initialisation():
     """Nor from one another's, at the same seed."""
     network = make_network("lenet", (28, 28, 1), 10)

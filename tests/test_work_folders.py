@@ -119,6 +119,7 @@ def test_one_s_own_data_have_a_folder_of_their_own_name(tmp_path, monkeypatch):
     assert not (tmp_path / "runs" / "fixed_init" / "digits").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_under_its_own_bound_with_other_batches(copied, monkeypatch):
     bound = ("--outer.max-step-size", "0.12", "--distilled.step-size", "0.12")
     first = run(data := copied / "mine.npz", copied / "bounded", *bound)
@@ -170,6 +171,7 @@ def test_a_run_goes_on_with_the_same_classes_only(copied):
         run(data, copied / "refused", "--distilled.first", str(copied / "run"))
 
 
+@pytest.mark.slow
 def test_labels_are_relabelled_once(copied):
     """{0: 1, 1: 0} swaps two classes; a run that goes on from one with swapped labels keeps them."""
     config = distil.Config(
