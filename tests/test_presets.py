@@ -1,5 +1,6 @@
 """Every preset of every experiment fits its data and its network, and has the paper's figures where it should."""
 
+import dataclasses
 import json
 from typing import NamedTuple
 
@@ -104,6 +105,8 @@ def test_the_recipe_is_accepted(experiment, preset):
 @pytest.mark.parametrize("preset", baselines.PRESETS)
 def test_the_baselines_are_accepted(preset):
     baselines.check(baselines.PRESETS[preset])
+    with pytest.raises(ValueError, match=r"^candidates: 0 is not accepted"):  # so the check above looks at something
+        baselines.check(dataclasses.replace(baselines.PRESETS[preset], candidates=0))
 
 
 @pytest.mark.parametrize("preset", pretrain.PRESETS)
