@@ -9,6 +9,7 @@ repeated. Prints a table for each setting, and writes result.json, and one plot 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dd_jax.evaluation import Training
-from dd_jax.report import percent, to_png
-from dd_jax.storage import write_atomically, write_json
+from dd_jax.report import percent
+from dd_jax.storage import write_json
 
 from . import evaluate, random_init
 from .distil import Config as Base
 from .distil import run as distil
 from .distil import settings_of
-from .runner import claimed, command_line, run_as_script, told_if_it_fails
+from .runner import claimed, command_line, draw_missing, run_as_script
 
 VALUES: dict[str, tuple[float, ...]] = {
     "images_per_class": (1, 2, 5),
@@ -104,10 +105,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         if finished is None or tables.keys() != finished["tables"].keys():
             write_json(workdir / "result.json", result)
         for axis, rows in tables.items():
-            path = workdir / f"{axis}.png"
-            if not path.exists():
-                with told_if_it_fails(path):
-                    write_atomically(path, to_png(draw(TITLES[axis], rows)))
+            draw_missing(workdir / f"{axis}.png", functools.partial(draw, TITLES[axis], rows))
         return result
 
 

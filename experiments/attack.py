@@ -26,15 +26,15 @@ from dd_jax.baselines import Layout, best_step_size, random_real, with_step_size
 from dd_jax.data import Split
 from dd_jax.evaluation import confusion
 from dd_jax.outer import OuterRecipe
-from dd_jax.report import percent, to_png
-from dd_jax.storage import load_distilled, write_atomically, write_json
+from dd_jax.report import percent
+from dd_jax.storage import load_distilled, write_json
 from dd_jax.unroll import DistilledData
 
 from .distil import Config as Base
 from .distil import Distilled, print_result, workdir_of
 from .distil import run as distil
 from .problem import HeldOut, Problem, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
-from .runner import command_line, locked, positive, require, run_as_script, say, told_if_it_fails
+from .runner import command_line, draw_missing, locked, positive, require, run_as_script, say
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -148,23 +148,20 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
             report = json.loads((workdir / "attack.json").read_text())
             held = report.get("sets", config.sets)
             require(config.sets == held, "sets", config.sets, f"{held}, as {workdir / 'attack.json'} has")
-            _draw_missing(workdir, report)
+            draw_missing(workdir / "attack.png", lambda: _draw(report))
             return report
         problem = assemble(base)
         unchanged = all(result["config"][name] == held for name, held in problem.identity.items())
         require(unchanged, "weights.bank", base.weights.bank, "a bank, and data, that do not change during the run")
         report = _measure(config, problem, load_distilled(workdir / "distilled.npz").distilled)
         write_json(workdir / "attack.json", report)
-        _draw_missing(workdir, report)
+        draw_missing(workdir / "attack.png", lambda: _draw(report))
         return report
 
 
-def _draw_missing(workdir: Path, report: dict[str, Any]) -> None:
-    path = workdir / "attack.png"
-    if not path.exists():
-        with told_if_it_fails(path):
-            used = {"distilled": report["learned_step_size"], "random real": report["random_real"]["median_step_size"]}
-            write_atomically(path, to_png(draw(report["by_step_size"], used)))
+def _draw(report: dict[str, Any]) -> Figure:
+    used = {"distilled": report["learned_step_size"], "random real": report["random_real"]["median_step_size"]}
+    return draw(report["by_step_size"], used)
 
 
 def _measure(config: Config, problem: Problem, distilled: DistilledData) -> dict[str, Any]:

@@ -24,20 +24,19 @@ from matplotlib.figure import Figure
 
 from dd_jax.linear import closed_form, excess_loss_bound, expected_excess_loss, optimum, quadratic_loss
 from dd_jax.meta import mean_meta_gradient
-from dd_jax.report import to_png
-from dd_jax.storage import write_atomically, write_json
+from dd_jax.storage import write_json
 from dd_jax.unroll import DistilledData, noise, unroll
 
 from .runner import (
     RunError,
     claimed,
     command_line,
+    draw_missing,
     positive,
     provenance,
     require,
     run_as_script,
     say,
-    told_if_it_fails,
 )
 
 ROWS = 4  # N / D, real examples per dimension: few enough for eigenvalues of dᵀd/N that differ visibly
@@ -117,7 +116,7 @@ def run(config: Config) -> dict[str, Any]:
     workdir = _workdir(config)
     with claimed(workdir, {"experiment": "linear_case", **settings}) as finished:
         if finished is not None:
-            _draw_missing(workdir, finished)
+            draw_missing(workdir / "excess_loss.png", lambda: draw_excess_loss(finished))
             return finished
         began = time.monotonic()
         say("compiling, and learning data for M = 1, 2, …")
@@ -132,15 +131,8 @@ def run(config: Config) -> dict[str, Any]:
             **provenance(),
         }
         write_json(workdir / "result.json", result)
-        _draw_missing(workdir, result)
+        draw_missing(workdir / "excess_loss.png", lambda: draw_excess_loss(result))
         return result
-
-
-def _draw_missing(workdir: Path, result: Mapping[str, Any]) -> None:
-    path = workdir / "excess_loss.png"
-    if not path.exists():
-        with told_if_it_fails(path):
-            write_atomically(path, to_png(draw_excess_loss(result)))
 
 
 def _measure(config: Config) -> dict[str, Any]:

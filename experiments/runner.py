@@ -24,11 +24,13 @@ import joblib
 import tqdm
 import tyro
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 
 import dd_jax
 from dd_jax.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
 from dd_jax.readers import is_path
+from dd_jax.report import to_png
 from dd_jax.storage import first_line, write_atomically, write_json
 
 COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
@@ -118,6 +120,13 @@ def told_if_it_fails(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         logging.getLogger(__name__).warning("%s was not written (%s)", path, first_line(error))
+
+
+def draw_missing(path: Path, figure: Callable[[], Figure]) -> None:
+    """Draws a picture of a result that is written already, unless it is there; see :func:`told_if_it_fails`."""
+    if not path.exists():
+        with told_if_it_fails(path):
+            write_atomically(path, to_png(figure()))
 
 
 def run_as_script(main: Callable[[list[str]], None]) -> None:
