@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from dd_jax.losses import Params
@@ -24,7 +25,7 @@ _KERNELS: dict[str, Callable[[float], jax.nn.initializers.Initializer]] = {
     "xavier_uniform": lambda gain: initializers.variance_scaling(gain**2, "fan_avg", "uniform"),
     "kaiming_fan_in": lambda gain: initializers.variance_scaling(2 * gain**2, "fan_in", "normal"),
     "kaiming_fan_out": lambda gain: initializers.variance_scaling(2 * gain**2, "fan_out", "normal"),
-    "orthogonal": initializers.orthogonal,
+    "orthogonal": lambda gain: lambda key, shape, dtype: gain * _orthogonal(key, shape, dtype),
     "normal": initializers.normal,
     "zero": lambda gain: initializers.zeros,
 }
@@ -80,6 +81,25 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
         return jax.tree.unflatten(structure, drawn)
 
     return draw
+
+
+def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """What ``jax.nn.initializers.orthogonal`` draws, without LAPACK.
+
+    Several of LAPACK's factorisations in one program can wait for each other's threads for ever on a CPU. Classical
+    Gram-Schmidt done twice is as accurate (Giraud et al., 2005, "twice is enough").
+    """
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    gaussian = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
+
+    def next_column(j, q):  # the columns of q from j on are still zero
+        column = gaussian[:, j]
+        for _ in range(2):
+            column -= jnp.matmul(q, jnp.matmul(column, q, precision="highest"), precision="highest")
+        return q.at[:, j].set(column / jnp.linalg.norm(column))
+
+    q = jax.lax.fori_loop(0, gaussian.shape[1], next_column, jnp.zeros_like(gaussian))
+    return (q if rows >= columns else q.T).reshape(shape)
 
 
 def _shapes_of_kernels(weights: Any, law: str) -> list[tuple[int, ...] | None]:

@@ -65,6 +65,21 @@ def test_orthogonal_kernels_have_orthogonal_rows_or_columns_of_length_gain():
         assert kernel.var() == pytest.approx(4 / max(fan_in, kernel.shape[-1]), rel=0.1)
 
 
+@pytest.mark.parametrize("shape", [(400, 120), (10, 84), (5, 5, 6, 16), (7, 7), (1, 3)])
+def test_orthogonal_kernels_are_those_of_jax(shape):
+    network = Network(lambda key: {"kernel": jnp.zeros(shape)}, lambda theta, x: x @ theta["kernel"])
+    key = jax.random.key(3)
+    drawn = jax.jit(initial_weights(network, "orthogonal", gain=1.4))(key)["kernel"]
+    expected = jax.nn.initializers.orthogonal(1.4)(jax.random.split(key, 1)[0], shape)
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+
+
+def test_orthogonal_kernels_need_no_lapack():
+    """Two of its factorisations in one program can wait for each other for ever."""
+    draw = jax.jit(initial_weights(LENET, "orthogonal"))
+    assert "lapack" not in draw.lower(jax.random.key(0)).as_text()
+
+
 def test_every_law_is_tested():
     assert set(LAWS) == {*VARIANCE, "orthogonal"}
 
