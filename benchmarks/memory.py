@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.workloads import WORKLOADS, arguments
-from dd_jax.losses import classification_loss
-from dd_jax.meta import meta_gradient
-from dd_jax.networks import make_network
-from dd_jax.storage import write_atomically
+from dd_jax.files.storage import write_atomically
+from dd_jax.meta_gradient import meta_gradient
+from dd_jax.networks.paper import make_network
+from dd_jax.objectives import classification_loss
 from dd_jax.unroll import MODES, Mode
 
 README = Path(__file__).parent / "README.md"

@@ -15,7 +15,7 @@ import time
 import jax
 
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
-from dd_jax.convolution import METHODS, default_method
+from dd_jax.networks.convolution import METHODS, default_method
 from dd_jax.unroll import MODES
 
 

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.convolution import Method
-from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss
-from dd_jax.meta import mean_meta_gradient, meta_gradient, outer_objective
-from dd_jax.networks import from_flax, make_network
-from dd_jax.outer import OuterRecipe, outer_optimizer
+from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient, outer_objective
+from dd_jax.networks.convolution import Method
+from dd_jax.networks.paper import from_flax, make_network
+from dd_jax.objectives import classification_loss
+from dd_jax.outer_step import OuterRecipe, outer_optimizer
 from dd_jax.unroll import DistilledData, Mode, noise
+from dd_jax.weights.laws import initial_weights
 
 BATCH = 1024
 RECIPE = OuterRecipe(steps=1000, learning_rate=0.01, clip=None)

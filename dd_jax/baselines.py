@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
-from dd_jax.data import Split, normalise
+from dd_jax.data.dataset import Split, normalise
 from dd_jax.unroll import DistilledData, raw_step_size
 
 Score = Callable[[DistilledData], float]
@@ -68,7 +68,7 @@ def random_real(key: jax.Array, split: Split, mean: ArrayLike, std: ArrayLike, l
     Args:
       key: a JAX random key.
       split: the examples to choose from.
-      mean, std: ``[D]``, the normalisation (see :func:`dd_jax.data.normalise`).
+      mean, std: ``[D]``, the normalisation (see :func:`dd_jax.data.dataset.normalise`).
       layout: the shape of the result.
 
     Returns:

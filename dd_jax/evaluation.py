@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dd_jax.data import Split, normalise
-from dd_jax.losses import Criterion, Loss, Params, cross_entropy, mean_of, per_example, predictions
+from dd_jax.base import Criterion, Loss, Params
+from dd_jax.data.dataset import Split, normalise
+from dd_jax.objectives import cross_entropy, mean_of, per_example, predictions
 from dd_jax.unroll import DistilledData, check_distilled, check_theta
 
 

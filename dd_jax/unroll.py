@@ -25,8 +25,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from dd_jax.losses import Loss, Params, mean_of
+from dd_jax.base import Loss, Params
 from dd_jax.norms import at_most
+from dd_jax.objectives import mean_of
 
 Mode = Literal["forward_over_reverse", "nested", "remat", "plain"]
 """How the loop is differentiated. All give the same numbers; with W the size of the weights, the backward pass keeps

@@ -23,11 +23,11 @@ import tyro
 from matplotlib.figure import Figure
 
 from dd_jax.baselines import Layout, best_step_size, random_real, with_step_size
-from dd_jax.data import Split
+from dd_jax.data.dataset import Split
 from dd_jax.evaluation import confusion
-from dd_jax.outer import OuterRecipe
-from dd_jax.report import percent
-from dd_jax.storage import load_distilled, write_json
+from dd_jax.files.report import percent
+from dd_jax.files.storage import load_distilled, write_json
+from dd_jax.outer_step import OuterRecipe
 from dd_jax.unroll import DistilledData
 
 from .distil import Config as Base

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import baselines
-from dd_jax.bank import load_bank
 from dd_jax.baselines import Layout, best_step_size, with_step_size
-from dd_jax.data import Dataset, Split, normalise
-from dd_jax.report import percent, percent_reported
-from dd_jax.storage import write_atomically, write_json
+from dd_jax.data.dataset import Dataset, Split, normalise
+from dd_jax.files.report import percent, percent_reported
+from dd_jax.files.storage import write_atomically, write_json
 from dd_jax.unroll import DistilledData
+from dd_jax.weights.bank import load_bank
 
 from . import evaluate as evaluate_experiment
 from .problem import (

@@ -10,13 +10,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dd_jax.base import Loss, Network, Params
 from dd_jax.baselines import Layout, random_real
-from dd_jax.data import Dataset, Split, batch_drawer, crop_and_flip, shift
+from dd_jax.data.dataset import Dataset, Split, batch_drawer, crop_and_flip, shift
 from dd_jax.evaluation import Score
-from dd_jax.losses import classification_loss, relabelled
-from dd_jax.networks import Network
-from dd_jax.outer import OuterRecipe, OuterState, check_recipe, outer_step
-from dd_jax.report import (
+from dd_jax.files.report import (
     accuracy_title,
     budget,
     draw_curve,
@@ -26,8 +24,10 @@ from dd_jax.report import (
     percent_reported,
     to_png,
 )
-from dd_jax.storage import load_distilled, save_distilled, write_atomically, write_json
-from dd_jax.unroll import DistilledData, Loss, Mode, Params, noise
+from dd_jax.files.storage import load_distilled, save_distilled, write_atomically, write_json
+from dd_jax.objectives import classification_loss, relabelled
+from dd_jax.outer_step import OuterRecipe, OuterState, check_recipe, outer_step
+from dd_jax.unroll import DistilledData, Mode, noise
 
 from .problem import (
     Problem,
@@ -144,7 +144,7 @@ def run(
 
     Args:
       experiment, preset, config: what to run; they name the work folder too.
-      relabel: classes that count as others (see :func:`dd_jax.losses.relabelled`), among the real examples, in the
+      relabel: classes that count as others (see :func:`dd_jax.objectives.relabelled`), among the real examples, in the
         objective and in every accuracy, and among the distilled images.
       attacked_weight: how many examples one of a relabelled class stands for in the objective, and in its curve.
       known: the paper's figures: ``before``, ``after`` and ``std``; :func:`reported`'s if not given.

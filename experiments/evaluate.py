@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 import jax
 
-from dd_jax.data import Dataset, make_dataset
+from dd_jax.base import Network
+from dd_jax.data.dataset import Dataset, make_dataset
+from dd_jax.data.readers import content_fingerprint, is_path
 from dd_jax.evaluation import Training, steps_of
-from dd_jax.networks import Network, make_network
-from dd_jax.readers import content_fingerprint, is_path
-from dd_jax.report import percent
-from dd_jax.storage import DistilledFile, load_distilled, write_json
+from dd_jax.files.report import percent
+from dd_jax.files.storage import DistilledFile, load_distilled, write_json
+from dd_jax.networks.paper import make_network
 
 from .problem import (
     HeldOut,
@@ -45,7 +46,7 @@ class Config:
     network: str | None = None
     """lenet or alexcifarnet."""
     law: str | None = None
-    """Draw networks from this law, one of dd_jax.initial_weights.LAWS."""
+    """Draw networks from this law, one of dd_jax.weights.laws.LAWS."""
     gain: float | None = None
     """Scale of the law."""
     bank: Path | None = None

@@ -20,18 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.bank import Bank, read_shards, save_shard
-from dd_jax.checkpoint import checkpoints
-from dd_jax.data import Dataset, Split, crop_and_flip, make_dataset
+from dd_jax.base import Network, Params
+from dd_jax.data.dataset import Dataset, Split, crop_and_flip, make_dataset
+from dd_jax.data.readers import content_fingerprint
 from dd_jax.evaluation import evaluate
-from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss
-from dd_jax.networks import Network, make_network
-from dd_jax.pretraining import PretrainRecipe, Training, pretraining
-from dd_jax.readers import content_fingerprint
-from dd_jax.report import percent
-from dd_jax.storage import write_atomically, write_json
-from dd_jax.unroll import Params
+from dd_jax.files.checkpoint import checkpoints
+from dd_jax.files.report import percent
+from dd_jax.files.storage import write_atomically, write_json
+from dd_jax.networks.paper import make_network
+from dd_jax.objectives import classification_loss
+from dd_jax.weights.bank import Bank, read_shards, save_shard
+from dd_jax.weights.laws import initial_weights
+from dd_jax.weights.pretraining import PretrainRecipe, Training, pretraining
 
 from .problem import Images, jsonable, mean_and_std, read_images, streams
 from .runner import (
@@ -61,7 +61,7 @@ class Config:
     """lenet or alexcifarnet."""
     images: Images = dataclasses.field(default_factory=Images)
     law: str = "xavier_normal"
-    """Their initial weights: one of dd_jax.initial_weights.LAWS."""
+    """Their initial weights: one of dd_jax.weights.laws.LAWS."""
     gain: float = 1.0
     """Scale of the law."""
     recipe: PretrainRecipe = dataclasses.field(default_factory=PretrainRecipe)

@@ -16,15 +16,16 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from dd_jax.bank import Bank, drawn, fingerprint, load_bank
-from dd_jax.data import Dataset, Split, make_dataset
-from dd_jax.devices import dealt_out
+from dd_jax.base import Network, Params
+from dd_jax.data.dataset import Dataset, Split, make_dataset
+from dd_jax.data.readers import RawData, content_fingerprint, is_path, read
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
-from dd_jax.initial_weights import initial_weights
-from dd_jax.losses import classification_loss, relabelling
-from dd_jax.networks import Network, make_network
-from dd_jax.readers import RawData, content_fingerprint, is_path, read
-from dd_jax.unroll import DistilledData, Params
+from dd_jax.networks.paper import make_network
+from dd_jax.objectives import classification_loss, relabelling
+from dd_jax.parallel import dealt_out
+from dd_jax.unroll import DistilledData
+from dd_jax.weights.bank import Bank, drawn, fingerprint, load_bank
+from dd_jax.weights.laws import initial_weights
 
 from .runner import require, say
 
@@ -46,7 +47,7 @@ class Weights:
     """p(θ₀), the distribution of initial weights."""
 
     law: str = "xavier_normal"
-    """One of dd_jax.initial_weights.LAWS."""
+    """One of dd_jax.weights.laws.LAWS."""
     gain: float = 1.0
     """Scale of the law."""
     bank: Path | None = None

@@ -27,11 +27,11 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 
 import dd_jax
-from dd_jax.checkpoint import checkpoints
-from dd_jax.outer import OuterInfo
-from dd_jax.readers import is_path
-from dd_jax.report import to_png
-from dd_jax.storage import first_line, write_atomically, write_json
+from dd_jax.data.readers import is_path
+from dd_jax.files.checkpoint import checkpoints
+from dd_jax.files.report import to_png
+from dd_jax.files.storage import first_line, write_atomically, write_json
+from dd_jax.outer_step import OuterInfo
 
 COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
 Config = TypeVar("Config")
@@ -319,7 +319,7 @@ def train(
     Raises:
       RunError: the loss or the meta-gradient was not finite; the last good state is saved.
       Stopped: a signal asked to stop; the last state is saved.
-      ValueError, OSError: checkpoints that cannot be used (see :meth:`dd_jax.checkpoint.Checkpoints.restore`).
+      ValueError, OSError: checkpoints that cannot be used (see :meth:`dd_jax.files.checkpoint.Checkpoints.restore`).
     """
     metrics_path = workdir / "metrics.jsonl"
     with checkpoints(workdir / "checkpoints") as saved:

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dd_jax.networks import Network
+from dd_jax.base import Network
 from dd_jax.unroll import DistilledData
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

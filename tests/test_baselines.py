@@ -21,7 +21,7 @@ from dd_jax.baselines import (
     random_real,
     with_step_size,
 )
-from dd_jax.data import Split, normalise
+from dd_jax.data.dataset import Split, normalise
 from dd_jax.unroll import DistilledData, noise, unroll
 
 RNG = np.random.default_rng(5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data import batch_drawer, crop_and_flip, make_dataset, normalise, shift
+from dd_jax.data.dataset import batch_drawer, crop_and_flip, make_dataset, normalise, shift
+from dd_jax.data.readers import RawData, conform
 from dd_jax.evaluation import evaluate
-from dd_jax.readers import RawData, conform
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (100, 6, 6, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dd_jax.devices import dealt_out
+from dd_jax.parallel import dealt_out
 
 
 @pytest.mark.parametrize(("networks", "devices"), [(4, 2), (3, 1)])

@@ -8,9 +8,9 @@ import optax
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from dd_jax.data import Split, normalise
+from dd_jax.data.dataset import Split, normalise
 from dd_jax.evaluation import Score, Training, confusion, evaluate, evaluate_nets, steps_of, train_and_score
-from dd_jax.losses import classification_loss, cross_entropy, mean_of
+from dd_jax.objectives import classification_loss, cross_entropy, mean_of
 from experiments.problem import streams
 
 RNG = np.random.default_rng(0)

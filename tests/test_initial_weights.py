@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.initial_weights import LAWS, initial_weights
-from dd_jax.losses import classification_loss
-from dd_jax.meta import meta_gradient
-from dd_jax.networks import Network, from_flax, make_network
+from dd_jax.base import Network
+from dd_jax.meta_gradient import meta_gradient
+from dd_jax.networks.paper import from_flax, make_network
+from dd_jax.objectives import classification_loss
 from dd_jax.unroll import DistilledData
+from dd_jax.weights.laws import LAWS, initial_weights
 
 LENET = make_network("lenet", (28, 28, 1), 10)
 FANS = {"Conv_0": (25, 150), "Conv_1": (150, 400), "Dense_0": (400, 120), "Dense_1": (120, 84), "Dense_2": (84, 10)}

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dd_jax.losses import classification_loss, cross_entropy, mean_of, predictions, relabelled, relabelling
+from dd_jax.objectives import classification_loss, cross_entropy, mean_of, predictions, relabelled, relabelling
 
 RNG = np.random.default_rng(0)
 LOGITS, CLASSES = jnp.array(RNG.normal(size=(12, 4)), jnp.float32), np.arange(12) % 4

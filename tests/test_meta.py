@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax import meta
-from dd_jax.losses import classification_loss, cross_entropy, mean_of, relabelled
-from dd_jax.meta import mean_meta_gradient, meta_gradient, outer_objective, smoothed_meta_gradient
+from dd_jax import meta_gradient as meta
+from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient, outer_objective, smoothed_meta_gradient
+from dd_jax.objectives import classification_loss, cross_entropy, mean_of, relabelled
 from dd_jax.unroll import DistilledData, noise, unroll
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.convolution import METHODS, convolution, convolution_pool_relu, default_method, max_pool
-from dd_jax.losses import classification_loss
-from dd_jax.meta import meta_gradient
-from dd_jax.networks import from_flax, local_response_norm, make_network
-from dd_jax.switches import switches
+from dd_jax.meta_gradient import meta_gradient
+from dd_jax.networks.convolution import METHODS, convolution, convolution_pool_relu, default_method, max_pool
+from dd_jax.networks.paper import from_flax, local_response_norm, make_network
+from dd_jax.networks.surrogates import switches
+from dd_jax.objectives import classification_loss
 from dd_jax.unroll import DistilledData
 
 

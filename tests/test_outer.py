@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from dd_jax.losses import classification_loss
-from dd_jax.meta import mean_meta_gradient, meta_gradient
-from dd_jax.outer import OuterRecipe, clip_by_running_norm, outer_step
+from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient
+from dd_jax.objectives import classification_loss
+from dd_jax.outer_step import OuterRecipe, clip_by_running_norm, outer_step
 from dd_jax.unroll import raw_step_size
 
 KEY = jax.random.key(0)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from dd_jax.initial_weights import initial_weights
-from dd_jax.networks import make_network
-from dd_jax.outer import check_recipe
-from dd_jax.pretraining import check_pretraining
+from dd_jax.networks.paper import make_network
+from dd_jax.outer_step import check_recipe
+from dd_jax.weights.laws import initial_weights
+from dd_jax.weights.pretraining import check_pretraining
 from experiments import ablations, adaptation, attack, baselines, fixed_init, linear_case, pretrain, random_init
 from experiments.distil import reported
 from experiments.problem import jsonable

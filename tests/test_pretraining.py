@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from dd_jax.bank import Bank, drawn, load_bank, read_shards, save_shard
-from dd_jax.data import make_dataset, normalise
-from dd_jax.losses import classification_loss, mean_of
-from dd_jax.networks import Network
-from dd_jax.pretraining import PretrainRecipe, check_pretraining, pretraining
-from dd_jax.readers import RawData
+from dd_jax.base import Network
+from dd_jax.data.dataset import make_dataset, normalise
+from dd_jax.data.readers import RawData
+from dd_jax.objectives import classification_loss, mean_of
+from dd_jax.weights.bank import Bank, drawn, load_bank, read_shards, save_shard
+from dd_jax.weights.pretraining import PretrainRecipe, check_pretraining, pretraining
 
 RNG = np.random.default_rng(0)
 RECIPE = PretrainRecipe(epochs=3, learning_rate=0.01, halve_every=2, batch_size=8)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax import readers
-from dd_jax.data import make_dataset
-from dd_jax.pictures import read_picture, resize, shown
-from dd_jax.readers import content_fingerprint, is_path, read
+from dd_jax.data import readers
+from dd_jax.data.dataset import make_dataset
+from dd_jax.data.pictures import read_picture, resize, shown
+from dd_jax.data.readers import content_fingerprint, is_path, read
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)

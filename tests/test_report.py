@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.report import draw_curve, draw_images, html_report, one_line, to_png
+from dd_jax.files.report import draw_curve, draw_images, html_report, one_line, to_png
 from dd_jax.unroll import DistilledData, noise
 
 

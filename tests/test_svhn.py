@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data import batch_drawer, make_dataset
-from dd_jax.readers import conform, read
+from dd_jax.data.dataset import batch_drawer, make_dataset
+from dd_jax.data.readers import conform, read
 
 RNG = np.random.default_rng(2)
 SVHN, SVHN_TEST, SVHN_EXTRA = (RNG.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for n in (60, 20, 30))

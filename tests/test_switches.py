@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.losses import classification_loss, mean_of
-from dd_jax.networks import make_network
-from dd_jax.switches import switches
+from dd_jax.networks.paper import make_network
+from dd_jax.networks.surrogates import switches
+from dd_jax.objectives import classification_loss, mean_of
 
 
 def test_values_and_first_derivatives_are_unchanged():

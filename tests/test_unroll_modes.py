@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.losses import classification_loss, mean_of
-from dd_jax.networks import Network
-from dd_jax.switches import switches
+from dd_jax.base import Network
+from dd_jax.networks.surrogates import switches
+from dd_jax.objectives import classification_loss, mean_of
 from dd_jax.unroll import MODES, DistilledData, _clip_adjoint, gradient_step, unroll
 
 

@@ -12,8 +12,8 @@ import threading
 import numpy as np
 import pytest
 
-from dd_jax import readers, usps
-from dd_jax.readers import read
+from dd_jax.data import readers, usps
+from dd_jax.data.readers import read
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 16, 16), dtype=np.uint8)
@@ -105,12 +105,12 @@ def test_usps_is_downloaded_prepared_and_read_by_name(source, tmp_path):
 def test_reading_registers_usps_by_itself():
     code = """
 import tensorflow_datasets as tfds
-from dd_jax.readers import read
+from dd_jax.data.readers import read
 tfds.builder = lambda name, **_: exit(tfds.builder_cls(name).__module__)
 read("usps")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == "dd_jax.usps"
+    assert done.stderr.splitlines()[-1] == "dd_jax.data.usps"
 
 
 def test_a_source_that_cannot_be_used_is_refused_and_leaves_nothing_prepared(source, tmp_path):

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.networks import Network
-from dd_jax.outer import OuterRecipe
-from dd_jax.report import draw_images
-from dd_jax.storage import load_distilled
+from dd_jax.base import Network
+from dd_jax.files.report import draw_images
+from dd_jax.files.storage import load_distilled
+from dd_jax.outer_step import OuterRecipe
 from experiments import distil, evaluate, fixed_init, results, seeds
 from experiments.problem import Weights, dataset_from, nets_of, path_from, streams
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
-from dd_jax.readers import RawData
+from dd_jax.data.readers import RawData
 
 TEST_FRACTION = 0.2  # held out where a source has no test split, always the same examples
 _PADDING = 4  # pixels, of the random crop

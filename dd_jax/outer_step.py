@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.losses import Loss, Params
-from dd_jax.meta import Batch, mean_meta_gradient, meta_gradient, smoothed_meta_gradient
+from dd_jax.base import Batch, Loss, Params
+from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient, smoothed_meta_gradient
 from dd_jax.norms import norm, with_norm
 from dd_jax.unroll import DistilledData, Mode, raw_step_size
 

@@ -5,18 +5,13 @@ that the parts of a batch, be they chunks or shares of devices, always add up to
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-Params = Any  # any pytree of arrays
-Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]
-"""``(theta, images [B, …], labels [B, …]) -> [B]``, nats; each value depends on its own example alone."""
-Criterion = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(logits [B, C], labels [B, C]) -> [B]``, nats; each value depends on its own example alone."""
+from dd_jax.base import Criterion, Loss, Params
 
 
 def per_example(values: jax.Array, count: int, name: str = "loss") -> jax.Array:

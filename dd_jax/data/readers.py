@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dd_jax.pictures import (
+from dd_jax.data.pictures import (
     IMAGE_SUFFIXES,
     ImagesDiffer,
     check_form,
@@ -28,7 +28,7 @@ from dd_jax.pictures import (
     resize,
     stack,
 )
-from dd_jax.storage import first_line, write_atomically
+from dd_jax.files.storage import first_line, write_atomically
 
 _IDX_FILES = {
     "images": "train-images-idx3-ubyte",
@@ -62,7 +62,7 @@ def read(source: str, size: int | None = None, channels: int | None = None) -> R
 
     A source's splits keep their names: ``train``, ``validation`` (or ``valid``, ``val``, ``dev``) and ``test``. Where
     it has a validation split but no test split, that one is the test split, and validation is left to be held out of
-    training (:func:`dd_jax.data.make_dataset`). Splits of other names are not read beside these; a source with
+    training (:func:`dd_jax.data.dataset.make_dataset`). Splits of other names are not read beside these; a source with
     ``train`` and only such others is refused.
 
     Args:
@@ -158,7 +158,7 @@ def read_tfds(name: str, size: int | None = None, channels: int | None = None) -
     """A TFDS image-classification set, read from array_record without TensorFlow; its splits as in :func:`read`.
 
     TFDS looks in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``; a set that is missing there is downloaded and
-    prepared first, for which all but ``usps`` (:mod:`dd_jax.usps`) need TensorFlow. The decoded arrays are kept in
+    prepared first, for which all but ``usps`` (:mod:`dd_jax.data.usps`) need TensorFlow. The decoded arrays are kept in
     ``$XDG_CACHE_HOME/dd_jax`` (``~/.cache/dd_jax``), since decoding takes a minute and reading them back does not.
 
     Args:
@@ -197,7 +197,7 @@ def _prepared(name: str) -> tuple[Any, str]:
     """The builder of a TFDS set, prepared if it was not, and what to do where the set cannot be used."""
     import tensorflow_datasets as tfds  # here: slow to import, and only this reader wants it
 
-    import dd_jax.usps  # noqa: F401, registers it with TFDS
+    import dd_jax.data.usps  # noqa: F401, registers it with TFDS
 
     folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     needs_tensorflow = name != "usps"
@@ -290,8 +290,8 @@ def read_folder(folder: Path, size: int | None = None, channels: int | None = No
     """A folder that holds one folder of images per class, or ``train`` and other splits that do (see :func:`read`).
 
     Classes are numbered in the order of their names, in which ``10`` comes after ``9``. Images may be in folders within
-    a class's; :func:`dd_jax.pictures.read_picture` says how each kind is read. Hidden files, files that are no pictures
-    and files beside the class folders are skipped.
+    a class's; :func:`dd_jax.data.pictures.read_picture` says how each kind is read. Hidden files, files that are no
+    pictures and files beside the class folders are skipped.
 
     Args:
       folder: its path.

@@ -6,11 +6,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dd_jax.losses import Loss, Params, mean_of
+from dd_jax.base import Batch, Loss, Params
 from dd_jax.norms import norm, with_norm
+from dd_jax.objectives import mean_of
 from dd_jax.unroll import DistilledData, Mode, unroll
-
-Batch = tuple[jax.Array, jax.Array]
 
 _CPU_CHUNK = 2**17  # pixels of real images at a time: their activations stay in cache
 

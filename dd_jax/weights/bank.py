@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dd_jax.networks import Network
-from dd_jax.storage import first_line, named_leaves, restructured, set_aside, whole_or_absent
-from dd_jax.unroll import Params
+from dd_jax.base import Network, Params
+from dd_jax.files.storage import first_line, named_leaves, restructured, set_aside, whole_or_absent
 
 log = logging.getLogger(__name__)
 

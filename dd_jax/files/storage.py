@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.unroll import DistilledData, Params, raw_step_size
+from dd_jax.base import Params
+from dd_jax.unroll import DistilledData, raw_step_size
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

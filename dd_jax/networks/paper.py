@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import flax.errors
 import flax.linen as nn
@@ -10,16 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.convolution import METHODS, Method, convolution, convolution_pool_relu, max_pool
-from dd_jax.losses import Params
-from dd_jax.switches import switches
-
-
-class Network(NamedTuple):
-    """A network without hidden state. A user's own pair of functions works wherever one of ours does."""
-
-    init: Callable[[jax.Array], Params]  # key -> weights
-    apply: Callable[[Params, jax.Array], jax.Array]  # weights, images [B, H, W, D] -> logits [B, C]
+from dd_jax.base import Network
+from dd_jax.networks.convolution import METHODS, Method, convolution, convolution_pool_relu, max_pool
+from dd_jax.networks.surrogates import switches
 
 
 class Conv(nn.Module):
@@ -144,10 +137,10 @@ def make_network(
       name: ``lenet`` or ``alexcifarnet``.
       image_shape: (H, W, D) of the images it will see.
       classes: C, the number of logits.
-      switch_width: smooths the second derivative of ReLU and max-pooling (see :func:`dd_jax.switches.switches`);
-        the network itself is the same.
-      convolution: how convolutions are computed, one of ``dd_jax.convolution.METHODS``; what suits the backend if not
-        given.
+      switch_width: smooths the second derivative of ReLU and max-pooling (see
+        :func:`dd_jax.networks.surrogates.switches`); the network itself is the same.
+      convolution: how convolutions are computed, one of ``dd_jax.networks.convolution.METHODS``; what suits the backend
+        if not given.
 
     Raises:
       ValueError: an unknown name or convolution, an image size the network does not take, fewer than two classes, or a

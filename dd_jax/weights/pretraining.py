@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from dd_jax.data import Dataset, Split, normalise, take
-from dd_jax.devices import dealt_out
-from dd_jax.losses import Loss, Params, mean_of
+from dd_jax.base import Loss, Params
+from dd_jax.data.dataset import Dataset, Split, normalise, take
+from dd_jax.objectives import mean_of
+from dd_jax.parallel import dealt_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def pretraining(
       dataset: gives the normalisation, the number of classes and the size of the training split; the split itself is an
         argument of ``epoch``, so that jit does not copy it into the program.
       recipe: the settings.
-      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.crop_and_flip`.
+      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.dataset.crop_and_flip`.
 
     Returns:
       The pair. ``epoch`` deals the networks out over as many devices as divide their number; on each, they take their

@@ -7,25 +7,25 @@ receptive field before them; attention's kernels, [D, heads, d] and [heads, d, D
 grouped convolution, I counts the inputs of a group and O all outputs, as in PyTorch.)
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from dd_jax.losses import Params
-from dd_jax.networks import Network
-from dd_jax.storage import named_leaves
+from dd_jax.base import Network, Params
+from dd_jax.files.storage import named_leaves
 
 # gain -> initializer of one kernel. Fan-in and fan-out count the receptive field.
-_KERNELS: dict[str, Callable[[float], jax.nn.initializers.Initializer]] = {
+_KERNELS: dict[str, Callable[[float], Callable[..., jax.Array]]] = {
     "xavier_normal": lambda gain: initializers.variance_scaling(gain**2, "fan_avg", "normal"),
     "xavier_uniform": lambda gain: initializers.variance_scaling(gain**2, "fan_avg", "uniform"),
     "kaiming_fan_in": lambda gain: initializers.variance_scaling(2 * gain**2, "fan_in", "normal"),
     "kaiming_fan_out": lambda gain: initializers.variance_scaling(2 * gain**2, "fan_out", "normal"),
-    "orthogonal": lambda gain: lambda key, shape, dtype: gain * _orthogonal(key, shape, dtype),
+    "orthogonal": lambda gain: functools.partial(_orthogonal, gain),
     "normal": initializers.normal,
     "zero": lambda gain: initializers.zeros,
 }
@@ -83,7 +83,7 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
     return draw
 
 
-def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def _orthogonal(gain: float, key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
     """What ``jax.nn.initializers.orthogonal`` draws, without LAPACK.
 
     Several of LAPACK's factorisations in one program can wait for each other's threads for ever on a CPU. Classical
@@ -99,7 +99,7 @@ def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array
         return q.at[:, j].set(column / jnp.linalg.norm(column))
 
     q = jax.lax.fori_loop(0, gaussian.shape[1], next_column, jnp.zeros_like(gaussian))
-    return (q if rows >= columns else q.T).reshape(shape)
+    return gain * (q if rows >= columns else q.T).reshape(shape)
 
 
 def _shapes_of_kernels(weights: Any, law: str) -> list[tuple[int, ...] | None]:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.switches import Switches
+from dd_jax.networks.surrogates import Switches
 
 Method = Literal["matmul", "lax"]
 METHODS: tuple[Method, ...] = typing.get_args(Method)

@@ -1,0 +1,1 @@
+"""Labelled images: read, split, normalised, augmented and drawn in batches."""

@@ -1,0 +1,1 @@
+"""The inner loop: training on the distilled data (paper, equation 2)."""

@@ -1,0 +1,1 @@
+"""Networks: by name, from a flax module, or from anywhere; and how their layers are computed."""
