@@ -7,7 +7,6 @@ program's temporaries, with the time of one run. ``--write`` puts the table into
 """
 
 import argparse
-import functools
 import time
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 
 from benchmarks.workloads import WORKLOADS, arguments
 from dd_jax.files.storage import write_atomically
+from dd_jax.inner.loop import trainer
+from dd_jax.inner.modes import MODES, Mode
 from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks.paper import make_network
 from dd_jax.objectives import classification_loss
-from dd_jax.unroll import MODES, Mode
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- memory: written by python -m benchmarks.memory --write -->", "<!-- end of memory -->"
@@ -30,16 +30,16 @@ def measure(mode: Mode, total: int) -> tuple[int, float]:
     """Bytes of temporaries, and seconds of the second run."""
     workload = WORKLOADS["W4"]
     distilled, thetas, batch = arguments(workload)
-    distilled = distilled._replace(raw_step_sizes=jnp.full(total, -6.0))
-    theta = jax.tree.map(lambda w: w[0], thetas)
+    distilled = distilled._replace(step_sizes=jnp.full(total, 0.0025))
+    theta, key = jax.tree.map(lambda w: w[0], thetas), jax.random.key(0)
     loss = classification_loss(make_network(workload.network, workload.image_shape, 10).apply)
-    step = jax.jit(functools.partial(meta_gradient, loss, mode=mode)).lower(distilled, theta, batch).compile()
+    step = jax.jit(meta_gradient(trainer(loss, mode=mode), loss)).lower(key, distilled, theta, batch).compile()
     analysis = step.memory_analysis()
     if analysis is None:
         raise SystemExit("this backend gives no memory analysis")
-    jax.block_until_ready(step(distilled, theta, batch))
+    jax.block_until_ready(step(key, distilled, theta, batch))
     began = time.perf_counter()
-    jax.block_until_ready(step(distilled, theta, batch))
+    jax.block_until_ready(step(key, distilled, theta, batch))
     return analysis.temp_size_in_bytes, time.perf_counter() - began
 
 

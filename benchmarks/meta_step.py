@@ -15,8 +15,8 @@ import time
 import jax
 
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
+from dd_jax.inner.modes import MODES
 from dd_jax.networks.convolution import METHODS, default_method
-from dd_jax.unroll import MODES
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from benchmarks.workloads import RECIPE, Workload
+from dd_jax.parametrisation import PIXELS
 
 
 def _forward(network, theta, x):
@@ -46,7 +47,7 @@ def step(workload: Workload, arguments):
     """A function of no arguments that makes one outer step and returns the loss before it."""
     distilled, thetas, (real, real_labels) = arguments
     images = _images(distilled.images).requires_grad_()
-    raw = torch.tensor(np.asarray(distilled.raw_step_sizes)).requires_grad_()
+    raw = torch.tensor(np.asarray(PIXELS.init(distilled).step_sizes)).requires_grad_()
     labels, targets = torch.tensor(np.asarray(distilled.labels)), torch.tensor(np.asarray(real_labels))
     batch = _images(real)
     nets = [_weights(thetas["params"], n) for n in range(workload.nets)]

@@ -18,12 +18,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient, outer_objective
+from dd_jax.base import Distilled
+from dd_jax.distilled import noise
+from dd_jax.inner.loop import trainer
+from dd_jax.inner.modes import Mode
+from dd_jax.meta_gradient import meta_gradient, outer_objective, over_networks
 from dd_jax.networks.convolution import Method
 from dd_jax.networks.paper import from_flax, make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.outer_step import OuterRecipe, outer_optimizer
-from dd_jax.unroll import DistilledData, Mode, noise
+from dd_jax.parametrisation import PIXELS
 from dd_jax.weights.laws import initial_weights
 
 BATCH = 1024
@@ -49,7 +53,7 @@ WORKLOADS = {
 }
 
 
-def arguments(workload: Workload) -> tuple[DistilledData, Any, tuple[jax.Array, jax.Array]]:
+def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.Array]]:
     """Distilled data, the weights of all nets (leading axis), and a real batch; the same for every implementation."""
     noise_key, weights_key, batch_key = jax.random.split(jax.random.key(0), 3)
     network = make_network(workload.network, workload.image_shape, 10)
@@ -60,14 +64,17 @@ def arguments(workload: Workload) -> tuple[DistilledData, Any, tuple[jax.Array, 
 
 
 def ours(workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None) -> Callable:
-    """The meta-gradient of this package: ``(distilled, thetas, batch) -> (loss, gradient)``."""
+    """The meta-gradient of this package: ``(learned, thetas, batch) -> (loss, gradient)``."""
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution)
     loss = classification_loss(network.apply)
 
-    def gradient(distilled, thetas, batch):
+    estimate = meta_gradient(trainer(loss, mode=mode), loss, PIXELS.decode)
+
+    def gradient(learned, thetas, batch):
+        key = jax.random.key(0)
         if workload.nets == 1:
-            return meta_gradient(loss, distilled, jax.tree.map(lambda w: w[0], thetas), batch, mode=mode)
-        return mean_meta_gradient(loss, distilled, thetas, batch, mode=mode)
+            return estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
+        return over_networks(estimate)(key, learned, thetas, batch)
 
     return gradient
 
@@ -107,9 +114,11 @@ def idiomatic(workload: Workload) -> Callable:
     module = _FlaxLeNet() if workload.network == "lenet" else _FlaxAlexCifarNet()
     loss = classification_loss(from_flax(module, workload.image_shape).apply)
 
-    def mean_objective(distilled, thetas, batch):
+    objective = outer_objective(trainer(loss, mode="plain"), loss, PIXELS.decode)
+
+    def mean_objective(learned, thetas, batch):
         def one(theta):
-            return outer_objective(loss, distilled, theta, batch, mode="plain")
+            return objective(jax.random.key(0), learned, theta, batch)
 
         return jax.vmap(one)(thetas).mean() if workload.nets > 1 else one(jax.tree.map(lambda w: w[0], thetas))
 
@@ -121,12 +130,14 @@ def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compi
     distilled, thetas, batch = arguments
     optimizer = outer_optimizer(RECIPE)
 
-    def step(distilled, state, thetas, batch):
-        loss, direction = gradient(distilled, thetas, batch)
-        updates, state = optimizer.update(direction, state, distilled)
-        return optax.apply_updates(distilled, updates), state, loss
+    learned = PIXELS.init(distilled)
 
-    arguments = (distilled, optimizer.init(distilled), thetas, batch)
+    def step(learned, state, thetas, batch):
+        loss, direction = gradient(learned, thetas, batch)
+        updates, state = optimizer.update(direction, state, learned)
+        return optax.apply_updates(learned, updates), state, loss
+
+    arguments = (learned, optimizer.init(learned), thetas, batch)
     began = time.perf_counter()
     compiled = jax.jit(step).lower(*arguments).compile()
     return compiled, arguments, time.perf_counter() - began

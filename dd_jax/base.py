@@ -55,7 +55,11 @@ class Parametrisation(NamedTuple):
 
     init: Callable[[Distilled], Any]  # distilled data -> params, any pytree
     decode: Callable[[Any], Distilled]  # params -> distilled data, differentiable
+    fixed: Callable[[Any], Any]  # params -> tree of bool, true for leaves that are not learned
 
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(key, images [B, H, W, D]) -> images``, differentiable."""
 
 Train = Callable[[jax.Array, Params, Distilled], Params]
 """``(key, theta, distilled) -> theta``: training on distilled data. The key draws whatever is random in it."""

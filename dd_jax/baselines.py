@@ -1,8 +1,8 @@
 """Baselines: images made without distillation, used in the same way as distilled ones (paper, section 4).
 
 Real images chosen at random or by score, k-means centres and class averages have the type of distilled data, so that
-the same T gradient steps of :func:`dd_jax.unroll.unroll` train a network on them; one fixed step size serves all steps,
-the best of a grid. The fifth baseline, k nearest neighbours, trains no network.
+the same T gradient steps of :func:`dd_jax.inner.loop.unroll` train a network on them; one fixed step size serves all
+steps, the best of a grid. The fifth baseline, k nearest neighbours, trains no network.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from jax.typing import ArrayLike
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
+from dd_jax.base import Distilled
 from dd_jax.data.dataset import Split, normalise
-from dd_jax.unroll import DistilledData, raw_step_size
 
-Score = Callable[[DistilledData], float]
+Score = Callable[[Distilled], float]
 """How good a candidate is, higher is better: measured on training or validation data, never on the test split."""
 
 
@@ -62,7 +62,7 @@ class Layout:
         return self.steps * self.images_per_class
 
 
-def random_real(key: jax.Array, split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> DistilledData:
+def random_real(key: jax.Array, split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> Distilled:
     """Random training images, no example twice.
 
     Args:
@@ -93,7 +93,7 @@ def optimized_real(
     *,
     candidates: int,
     keep: float = 0.2,
-) -> list[DistilledData]:
+) -> list[Distilled]:
     """The best of many sets of random training images.
 
     Args:
@@ -121,7 +121,7 @@ def optimized_real(
 
 def k_means(
     split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout, *, seed: int = 0, n_init: int = 1
-) -> DistilledData:
+) -> Distilled:
     """The centres of k-means in each class's normalised images, k = S · images_per_class, spread over the steps.
 
     Lloyd's algorithm on all the examples of the class, from k-means++ (Arthur & Vassilvitskii 2007).
@@ -151,7 +151,7 @@ def k_means(
     return _arranged(jnp.asarray(of_class).reshape(*of_class.shape[:2], *split.images.shape[1:]), layout)
 
 
-def average_image(split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> DistilledData:
+def average_image(split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> Distilled:
     """The mean image of each class, repeated in all its places.
 
     Args:
@@ -170,7 +170,7 @@ def average_image(split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout)
     return _arranged(jnp.repeat(of_class[:, None], layout.of_each_class, axis=1), layout)
 
 
-def nearest_neighbours(distilled: DistilledData, images: jax.Array, *, k: int, p: int) -> np.ndarray:
+def nearest_neighbours(distilled: Distilled, images: jax.Array, *, k: int, p: int) -> np.ndarray:
     """Classifies by a vote of the k nearest distilled images, in the ℓ_p distance of all normalised pixels.
 
     Classes with equally many votes go to the lower one, as in scikit-learn.
@@ -202,14 +202,14 @@ def nearest_neighbours(distilled: DistilledData, images: jax.Array, *, k: int, p
     return classifier.predict(np.asarray(images).reshape(-1, math.prod(shape)))
 
 
-def with_step_size(distilled: DistilledData, step_size: float) -> DistilledData:
+def with_step_size(distilled: Distilled, step_size: float) -> Distilled:
     """The same data with η̃ = ``step_size`` in all T steps.
 
     Raises:
       ValueError: a step size that is not positive.
     """
     _require(_is_positive(step_size), "step_size", step_size, "a positive number")
-    return distilled._replace(raw_step_sizes=jnp.full_like(distilled.raw_step_sizes, raw_step_size(step_size)))
+    return distilled._replace(step_sizes=jnp.full_like(distilled.step_sizes, step_size))
 
 
 def best_step_size(step_sizes: Sequence[float], score: Callable[[float], float]) -> float:
@@ -244,15 +244,15 @@ def _checked_labels(split: Split, layout: Layout, needed: int) -> np.ndarray:
     return labels
 
 
-def _arranged(images: jax.Array, layout: Layout) -> DistilledData:
+def _arranged(images: jax.Array, layout: Layout) -> Distilled:
     """Lays out ``[C, S · images_per_class, H, W, D]`` by step, and within a step by class."""
     classes, steps, count = layout.classes, layout.steps, layout.images_per_class
     shape = images.shape[2:]
     by_step = images.reshape(classes, steps, count, *shape).swapaxes(0, 1)
-    return DistilledData(
+    return Distilled(
         images=by_step.reshape(steps, classes * count, *shape),
         labels=jnp.tile(jnp.repeat(jnp.eye(classes, dtype=images.dtype), count, axis=0), (steps, 1, 1)),
-        raw_step_sizes=jnp.full(steps * layout.epochs, raw_step_size(layout.step_size), images.dtype),
+        step_sizes=jnp.full(steps * layout.epochs, layout.step_size, images.dtype),
     )
 
 

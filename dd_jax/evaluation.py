@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dd_jax.base import Criterion, Loss, Params
+from dd_jax import backend
+from dd_jax.base import Augment, Criterion, Distilled, Loss, Params
 from dd_jax.data.dataset import Split, normalise
-from dd_jax.objectives import cross_entropy, mean_of, per_example, predictions
-from dd_jax.unroll import DistilledData, check_distilled, check_theta
+from dd_jax.inner.loop import advance, inner_loop
+from dd_jax.inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
+from dd_jax.inner.schedule import Order, cycle, minibatches, shuffled
+from dd_jax.objectives import cross_entropy, per_example, predictions
 
 
 class Score(NamedTuple):
@@ -101,8 +104,21 @@ def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]
     return jax.tree.map(jnp.add, total, f(*jax.tree.map(lambda a: a[whole:], split)))
 
 
-Order = Literal["stored", "shuffled", "minibatch"]
-Optimizer = Literal["stored", "sgd", "adam"]
+OrderName = Literal["stored", "shuffled", "minibatch"]
+Optimizer = Literal["stored", "sgd", "momentum", "adam"]
+_OPTIMIZERS = {
+    "sgd": GRADIENT_DESCENT,
+    "momentum": inner_optimizer("momentum"),
+    "adam": InnerOptimizer(lambda: optax.scale_by_adam()),
+}
+
+
+class Inner(NamedTuple):
+    """The loop that the data were made with, but for its derivative."""
+
+    optimizer: InnerOptimizer = GRADIENT_DESCENT
+    order: Order = cycle
+    augment: Augment | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +129,7 @@ class Training:
     """stored: gradient descent with the stored step sizes; sgd, adam: with ``learning_rate``, as a stranger would."""
     learning_rate: float | None = None
     """For sgd and adam."""
-    order: Order = "stored"
+    order: OrderName = "stored"
     """stored: step after step; shuffled: an epoch's steps in random order; minibatch: images of all steps mixed."""
     batch_size: int | None = None
     """Images of a minibatch; as many as in a stored step if not given."""
@@ -122,9 +138,9 @@ class Training:
     epoch are repeated."""
 
 
-def check_training(training: Training, distilled: DistilledData) -> None:
+def check_training(training: Training, distilled: Distilled) -> None:
     """Raises ``ValueError``, naming the setting, its value and what is accepted, if one does not fit."""
-    for name, kinds in (("optimizer", Optimizer), ("order", Order)):
+    for name, kinds in (("optimizer", Optimizer), ("order", OrderName)):
         if getattr(training, name) not in typing.get_args(kinds):
             accepted = ", ".join(typing.get_args(kinds))
             raise ValueError(f"training.{name}: {getattr(training, name)!r} is unknown; use one of {accepted}")
@@ -143,10 +159,10 @@ def check_training(training: Training, distilled: DistilledData) -> None:
         raise ValueError("training.order: 'minibatch' has no stored step sizes; use the optimizer 'sgd' or 'adam'")
 
 
-def steps_of(training: Training, distilled: DistilledData) -> int:
+def steps_of(training: Training, distilled: Distilled) -> int:
     """T, the gradient steps that a training makes."""
     if training.epochs is None:
-        return distilled.raw_step_sizes.shape[0]
+        return distilled.step_sizes.shape[0]
     count, images = distilled.images.shape[:2]
     per_epoch = count * images // training.batch_size if training.batch_size else count
     return per_epoch * training.epochs
@@ -156,10 +172,11 @@ def train_and_score(
     key: jax.Array,
     loss: Loss,
     theta: Params,
-    distilled: DistilledData,
+    distilled: Distilled,
     training: Training,
     score: Callable[[Params], Any],
     at: Sequence[int],
+    inner: Inner | None = None,
 ) -> Any:
     """Trains one network and scores it after each of ``at`` steps.
 
@@ -171,6 +188,7 @@ def train_and_score(
       training: how.
       score: of weights, such as :func:`evaluate` or :func:`confusion` with a split; any pytree of arrays.
       at: increasing numbers of steps, 0 for θ₀ itself.
+      inner: the loop that the data were made with, where it is not plain gradient descent on the stored steps in turn.
 
     Returns:
       What ``score`` returns, with a leading axis of ``len(at)``.
@@ -179,70 +197,54 @@ def train_and_score(
       ValueError: settings or data that do not fit, steps out of order or beyond :func:`steps_of`, or a loss that does
         not return one value per example.
     """
-    check_distilled(distilled)
     check_training(training, distilled)
     total = steps_of(training, distilled)
     if sorted(set(at)) != list(at) or not at or not 0 <= at[0] <= at[-1] <= total:
         raise ValueError(f"at: {list(at)} is not accepted; use increasing numbers of steps within 0 … {total}")
-    check_theta(theta)
-    images, labels = (a.reshape(-1, *a.shape[2:]) for a in (distilled.images, distilled.labels))
-    order = _order(key, distilled, training, total)
-    if training.optimizer == "adam":
-        optimizer = optax.adam(training.learning_rate or 0.0)
-    else:
-        sizes = _step_sizes(distilled, total) if training.optimizer == "stored" else None
-        optimizer = optax.sgd(training.learning_rate or 0.0 if sizes is None else lambda step: sizes[step])
-
-    def step(state, index):
-        theta, optimizer_state = state
-        gradient = jax.grad(mean_of(loss))(theta, images[index], labels[index])
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
-        return (optax.apply_updates(theta, updates), optimizer_state), None
-
-    state, done, scores = (theta, optimizer.init(theta)), 0, []
+    loop = _loop(key, loss, theta, distilled, training, total, inner)
+    carry, done, scores = loop.carry, 0, []
     for count in at:
-        state, _ = jax.lax.scan(step, state, order[done:count])
-        scores.append(score(state[0]))
+        carry = advance(loop, carry, done, count)
+        scores.append(score(carry.theta))
         done = count
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *scores)
 
 
-def _order(key, distilled, training, total):
-    """Which of the S·M images each step takes, ``[T, B]``."""
-    steps, images = distilled.images.shape[:2]
-    if training.order == "minibatch":
-        size = training.batch_size or images
-        per_epoch = steps * images // size
-
-        def epoch(key):
-            return jax.random.permutation(key, steps * images)[: per_epoch * size].reshape(per_epoch, size)
-
+def _loop(key, loss, theta, distilled, training, total, inner):
+    """The loop of a training, the very one that distillation differentiates."""
+    rate, orders = training.learning_rate, {"stored": cycle, "shuffled": shuffled}
+    order = orders.get(training.order) or minibatches(training.batch_size or distilled.images.shape[1])
+    how = inner or Inner()
+    if training.optimizer == "stored":
+        sizes = _repeated(distilled.step_sizes, distilled, total)
+        hyper = {name: _repeated(value, distilled, total) for name, value in distilled.hyper.items()}
+        optimizer = how.optimizer
+        order = how.order if training.order == "stored" else order
     else:
-        rows, per_epoch = jnp.arange(steps * images).reshape(steps, images), steps
-
-        def epoch(key):
-            return jax.random.permutation(key, rows) if training.order == "shuffled" else rows
-
-    keys = jax.random.split(key, -(-total // per_epoch))
-    epochs = jax.vmap(epoch)(keys)
-    return epochs.reshape(-1, epochs.shape[-1])[:total]
+        sizes, hyper = jnp.full(total, rate, distilled.step_sizes.dtype), {}
+        optimizer = _OPTIMIZERS[training.optimizer]
+    data = Distilled(distilled.images, distilled.labels, sizes, hyper)
+    return inner_loop(loss, theta, data, key=key, optimizer=optimizer, order=order, augment=how.augment)
 
 
-def _step_sizes(distilled, total):
-    """The stored step sizes, those of the last epoch again and again where more are needed."""
-    stored, steps = distilled.step_sizes, distilled.images.shape[0]
-    last = jnp.tile(stored[-steps:], -(-total // steps))
-    return jnp.concatenate([stored, last])[:total]
+def _repeated(values, distilled, total):
+    """Stored values of the steps, those of the last epoch again and again where more are needed."""
+    if not values.ndim:
+        return values
+    steps = distilled.images.shape[0]
+    last = jnp.tile(values[-steps:], -(-total // steps))
+    return jnp.concatenate([values, last])[:total]
 
 
 def evaluate_nets(
     keys: jax.Array,
     draw: Callable[[jax.Array], Params] | Params,
     loss: Loss,
-    distilled: DistilledData,
+    distilled: Distilled,
     training: Training,
     score: Callable[[Params], Any],
     at: Sequence[int],
+    inner: Inner | None = None,
     *,
     chunk: int | None = None,
 ) -> Any:
@@ -251,7 +253,7 @@ def evaluate_nets(
     Args:
       keys: ``[K]``, of networks that the data were not made on.
       draw: p(θ₀), ``key -> weights``; or the weights themselves, each leaf with a leading axis K.
-      loss, distilled, training, score, at: as in :func:`train_and_score`.
+      loss, distilled, training, score, at, inner: as in :func:`train_and_score`.
       chunk: networks at a time; one if not given on a CPU, whose cache holds no more, and 50 elsewhere.
 
     Returns:
@@ -268,8 +270,8 @@ def evaluate_nets(
     def one(key, theta):
         weights_key, order_key = jax.random.split(key)
         theta = draw(weights_key) if callable(draw) else theta
-        return train_and_score(order_key, loss, theta, distilled, training, score, at)
+        return train_and_score(order_key, loss, theta, distilled, training, score, at, inner)
 
-    chunk = chunk or (1 if jax.default_backend() == "cpu" else 50)
+    chunk = chunk or backend.networks_at_a_time()
     thetas = None if callable(draw) else draw
     return jax.lax.map(lambda net: one(*net), (keys, thetas), batch_size=chunk if chunk > 1 else None)

@@ -1,6 +1,6 @@
 """The linear case: how few distilled examples can train linear regression from every θ₀ (paper, section 3.3).
 
-The data need not be images here, so x̃ and ỹ of :class:`dd_jax.unroll.DistilledData` are plain matrices and vectors, and
+The data need not be images here, so x̃ and ỹ of :class:`dd_jax.base.Distilled` are plain matrices and vectors, and
 ``unroll(quadratic_loss, theta, distilled)`` trains on them. For one step (S = T = 1) it computes
 
     θ₁ = (I − η̃/M d̃ᵀd̃) θ₀ + η̃/M d̃ᵀt̃.
@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.unroll import DistilledData, raw_step_size, unroll
+from dd_jax.base import Distilled
+from dd_jax.inner.loop import unroll
 
 
 def quadratic_loss(theta: jax.Array, d: jax.Array, t: jax.Array) -> jax.Array:
@@ -53,7 +54,7 @@ def optimum(d: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.linalg.lstsq(d, t)[0]
 
 
-def closed_form(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, *, step_size: float = 1.0) -> DistilledData:
+def closed_form(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, *, step_size: float = 1.0) -> Distilled:
     """Distilled data whose one step leads from *every* θ₀ to θ*: d̃ᵀd̃ = (M/η̃) I and t̃ = d̃θ*.
 
     Args:
@@ -68,7 +69,7 @@ def closed_form(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, *, st
     Raises:
       ValueError: data or a step size that is not accepted, or M < D, with which there are no such data.
     """
-    best, raw = optimum(d, t), _raw(step_size)
+    best, step_sizes = optimum(d, t), _one(step_size)
     dimension = d.shape[1]
     if examples < dimension:
         raise ValueError(
@@ -77,10 +78,10 @@ def closed_form(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, *, st
         )
     orthonormal = jnp.linalg.qr(jax.random.normal(key, (examples, dimension)))[0]
     images = math.sqrt(examples / step_size) * orthonormal
-    return DistilledData(images[None], (images @ best)[None], raw)
+    return Distilled(images[None], (images @ best)[None], step_sizes)
 
 
-def one_example(theta: jax.Array, d: jax.Array, t: jax.Array, *, step_size: float = 1.0) -> DistilledData:
+def one_example(theta: jax.Array, d: jax.Array, t: jax.Array, *, step_size: float = 1.0) -> Distilled:
     """The single example (M = 1) whose one step leads from this *known* θ₀ to θ*: d̃ = (θ* − θ₀)ᵀ, t̃ = d̃θ₀ + 1/η̃.
 
     Args:
@@ -94,12 +95,12 @@ def one_example(theta: jax.Array, d: jax.Array, t: jax.Array, *, step_size: floa
     Raises:
       ValueError: data or a step size that is not accepted.
     """
-    image, raw = optimum(d, t) - theta, _raw(step_size)
-    return DistilledData(image[None, None], (image @ theta + 1 / step_size)[None, None], raw)
+    image, step_sizes = optimum(d, t) - theta, _one(step_size)
+    return Distilled(image[None, None], (image @ theta + 1 / step_size)[None, None], step_sizes)
 
 
 def expected_excess_loss(
-    distilled: DistilledData, d: jax.Array, t: jax.Array, mean: jax.Array, *, scale: float = 1.0
+    distilled: Distilled, d: jax.Array, t: jax.Array, mean: jax.Array, *, scale: float = 1.0
 ) -> jax.Array:
     """E[ℓ(d, t; θ_T)] − ℓ(d, t; θ*) over θ₀ ~ N(μ, σ²I), exactly.
 
@@ -149,8 +150,8 @@ def excess_loss_bound(d: jax.Array, examples: int, *, scale: float = 1.0) -> jax
     return 0.5 * scale**2 * jnp.sum(singular_values[examples:] ** 2) / d.shape[0]
 
 
-def _raw(step_size: float) -> jax.Array:
-    """One step size before its softplus, ``[1]``."""
+def _one(step_size: float) -> jax.Array:
+    """One step size, ``[1]``."""
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size: {step_size} is not accepted; use a positive number")
-    return jnp.full(1, raw_step_size(step_size))
+    return jnp.full(1, step_size)

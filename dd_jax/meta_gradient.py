@@ -1,46 +1,43 @@
-"""The outer objective and its meta-gradient (paper, equations 4 and 6; Algorithm 1, lines 8–9)."""
+"""The outer objective and its meta-gradient (paper, equations 4 to 6; Algorithm 1, lines 8–9).
 
-import functools
-import math
+An estimate is a function ``(key, params, theta, batch) -> (value, gradient in params)``. :func:`meta_gradient` makes
+one from a training function; :func:`over_networks` and :func:`perturbed` make another from one.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dd_jax.base import Batch, Loss, Params
+from dd_jax import backend
+from dd_jax.base import Batch, Distilled, Estimate, Loss, Train
 from dd_jax.norms import norm, with_norm
 from dd_jax.objectives import mean_of
-from dd_jax.unroll import DistilledData, Mode, unroll
 
-_CPU_CHUNK = 2**17  # pixels of real images at a time: their activations stay in cache
+Decode = Callable[[Any], Distilled]
 
 
 def outer_objective(
-    loss: Loss,
-    distilled: DistilledData,
-    theta: Params,
-    batch: Batch,
-    *,
-    objective: Loss | None = None,
-    mode: Mode = "forward_over_reverse",
-) -> jax.Array:
-    """L(x̃, η̃; θ₀) = ℓ(x, y; θ_T): the loss on real data, after the last step on the distilled data only.
+    train: Train, objective: Loss, decode: Decode = lambda distilled: distilled
+) -> Callable[..., jax.Array]:
+    """L(x̃, η̃; θ₀) = ℓ(x, y; θ_T): the loss on real data, after the last step on the distilled data only (equation 4).
 
     Args:
-      loss: the terms of ℓ inside the loop, ``(theta, images, labels) -> [M]``.
-      distilled: x̃, ỹ and η̃.
-      theta: θ₀.
-      batch: real images ``[B, H, W, D]`` and labels ``[B, C]``.
-      objective: ℓ on the real batch, where it is another (paper, section 3.6); ``loss`` if not given.
-      mode: how the loop is differentiated (see :data:`dd_jax.unroll.Mode`).
+      train: the inner loop, ``(key, theta, distilled) -> theta`` (see :func:`dd_jax.inner.loop.trainer`).
+      objective: the terms of ℓ on the real batch, ``(theta, images, labels) -> [B]``.
+      decode: from what is learned to distilled data.
 
     Returns:
-      A scalar in nats.
-
-    Raises:
-      ValueError: as :func:`dd_jax.unroll.unroll`, or a batch or an objective of another shape.
+      ``(key, params, theta, batch) -> scalar``, nats; its errors are those of ``train``, or a ``ValueError`` for a
+      batch or an objective of another shape.
     """
-    batch = _checked_batch(batch)
-    return mean_of(objective or loss)(unroll(loss, theta, distilled, mode=mode), *batch)
+
+    def value(key, params, theta, batch):
+        batch = _checked_batch(batch)
+        return mean_of(objective)(train(key, theta, decode(params)), *batch)
+
+    return value
 
 
 def _checked_batch(batch: Batch) -> Batch:
@@ -51,50 +48,34 @@ def _checked_batch(batch: Batch) -> Batch:
 
 
 def meta_gradient(
-    loss: Loss,
-    distilled: DistilledData,
-    theta: Params,
-    batch: Batch,
-    *,
-    objective: Loss | None = None,
-    mode: Mode = "forward_over_reverse",
-    adjoint_clip: float | None = None,
-    chunk: int | None = None,
-) -> tuple[jax.Array, DistilledData]:
-    """The outer objective and its gradient in x̃, ỹ and raw η̃: ∇_{θ_T} ℓ(x, y; θ_T), pulled back through the loop.
+    train: Train, objective: Loss, decode: Decode = lambda distilled: distilled, *, chunk: int | None = None
+) -> Estimate:
+    """The outer objective and its gradient in what is learned: ∇_{θ_T} ℓ(x, y; θ_T), pulled back through the loop.
 
-    The same numbers as ``jax.value_and_grad(outer_objective, argnums=1)``, the real batch taken in chunks.
+    The same numbers as ``jax.value_and_grad`` of :func:`outer_objective`, the real batch taken in chunks.
 
     Args:
-      loss, distilled, theta, batch, objective: as in :func:`outer_objective`.
-      mode, adjoint_clip: how the loop is differentiated (see :func:`dd_jax.unroll.unroll`).
-      chunk: real examples at a time; if not given, what fits a CPU's cache there, and the whole batch elsewhere.
+      train, objective, decode: as in :func:`outer_objective`.
+      chunk: real examples at a time; what suits the backend if not given.
 
     Returns:
-      The objective, and its gradient shaped like ``distilled``; zeros for labels that are integers.
+      The estimate; its gradient is zero for integers.
 
     Raises:
-      ValueError: as :func:`outer_objective`, or a chunk below one.
+      ValueError: a chunk below one; when called or traced, as :func:`outer_objective`.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: {chunk} is not accepted; use 1 or more")
-    batch = _checked_batch(batch)
-    trained_on = functools.partial(unroll, loss, theta, mode=mode, adjoint_clip=adjoint_clip)
-    trained, pull_back = jax.vjp(trained_on, distilled)
-    if chunk is None:
-        chunk = _default_chunk(batch[0].shape)
-    value, adjoint = _gradient_in_chunks(mean_of(objective or loss), trained, batch, chunk)
-    (gradient,) = pull_back(adjoint)
-    if gradient.labels.dtype == jax.dtypes.float0:
-        gradient = gradient._replace(labels=jnp.zeros(gradient.labels.shape, gradient.images.dtype))
-    return value, gradient
 
+    def estimate(key, params, theta, batch):
+        batch = _checked_batch(batch)
+        trained, pull_back = jax.vjp(lambda params: train(key, theta, decode(params)), params)
+        at_a_time = chunk or backend.examples_at_a_time(batch[0].shape)
+        value, adjoint = _gradient_in_chunks(mean_of(objective), trained, batch, at_a_time)
+        (gradient,) = pull_back(adjoint)
+        return value, jax.tree.map(lambda g: jnp.zeros(g.shape) if g.dtype == jax.dtypes.float0 else g, gradient)
 
-def _default_chunk(shape: tuple[int, ...]) -> int:
-    """Elsewhere than on a CPU the whole batch; there the largest power of two of images within ``_CPU_CHUNK``."""
-    if jax.default_backend() != "cpu":
-        return shape[0]
-    return 1 << max(1, _CPU_CHUNK // math.prod(shape[1:])).bit_length() - 1
+    return estimate
 
 
 def _gradient_in_chunks(mean_loss, theta, batch, chunk):
@@ -114,107 +95,85 @@ def _gradient_in_chunks(mean_loss, theta, batch, chunk):
     return total if whole == size else add(total, jax.tree.map(lambda a: a[whole:], batch))[0]
 
 
-def smoothed_meta_gradient(
-    key: jax.Array,
-    loss: Loss,
-    distilled: DistilledData,
-    theta: Params,
-    batch: Batch,
-    *,
-    scale: jax.Array | float,
-    samples: int,
-    objective: Loss | None = None,
-    mode: Mode = "forward_over_reverse",
-    adjoint_clip: float | None = None,
-) -> tuple[jax.Array, DistilledData]:
-    """The meta-gradient averaged over perturbed images, mean_k ∇L(x̃ + σ ε_k), ε_k ~ N(0, 1).
+def over_networks(estimate: Estimate, *, normalise: bool = False) -> Estimate:
+    """The mean over initial weights, for data that train any network (paper, equation 5).
+
+    Args:
+      estimate: of one network.
+      normalise: scale each network's gradient to norm 1 first. The norms differ tenfold between networks, and without
+        it the mean is that of the one or two largest. A network whose value or gradient is not finite is left out of
+        both means; where none is finite, neither mean is.
+
+    Returns:
+      An estimate of θ₀ of N networks, each leaf with a leading axis N. All of them get the same key. It raises
+      ``ValueError`` for weights of unequal numbers of networks.
+    """
+
+    def mean(key, params, thetas, batch):
+        counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(thetas)}
+        if len(counts) != 1 or () in counts:
+            raise ValueError(f"thetas: leading axes {sorted(counts)} are not accepted; use [N, …] for every leaf")
+
+        def one(theta):
+            value, gradient = estimate(key, params, theta, batch)
+            if not normalise:
+                return jnp.ones((), value.dtype), value, gradient
+            finite = jnp.isfinite(norm(gradient)) & jnp.isfinite(value)
+            kept = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), with_norm(gradient, 1.0))
+            return finite.astype(value.dtype), jnp.where(finite, value, jnp.zeros_like(value)), kept
+
+        share, value, gradient = _mean_over(one, thetas)
+        # 0/0, which is not finite, where no network is
+        return jax.tree.map(lambda mean: mean / share.astype(mean.dtype), (value, gradient))
+
+    return mean
+
+
+def perturbed(estimate: Estimate, *, scale: jax.Array | float, count: int) -> Estimate:
+    """The mean over perturbed images, mean_k ∇L(x̃ + σ ε_k), ε_k ~ N(0, 1).
 
     The inner gradient jumps wherever a ReLU of the network on x̃ switches, so L is a jagged function of x̃: its gradient
     at a point says little about the loss a small step away. Averaging over a neighbourhood follows the trend instead.
     Each perturbation sees its own share of the real batch, so the real data cost what they did; ε sums to zero over k.
 
     Args:
-      key: a JAX random key, for ε.
-      loss, distilled, theta, batch, objective: as in :func:`outer_objective`; ``samples`` must divide B.
+      estimate: of params with a field ``images``, whose leaves are perturbed.
       scale: σ, in normalised pixel units.
-      samples: number of perturbations.
-      mode, adjoint_clip: how the loop is differentiated.
+      count: number of perturbations.
 
     Returns:
-      The mean objective, and its mean gradient shaped like ``distilled``.
+      An estimate. It raises ``ValueError`` if ``count`` does not divide B.
 
     Raises:
-      ValueError: as :func:`outer_objective`, or ``samples`` is not positive or does not divide B.
+      ValueError: a count below one.
     """
-    batch = _checked_batch(batch)
-    size = batch[0].shape[0]
-    if samples < 1:
-        raise ValueError(f"outer.samples: {samples} is not accepted; use 1 or more")
-    if size % samples:
-        raise ValueError(f"outer.samples: {samples} does not divide the batch size, {size}")
-    noise = jax.random.normal(key, (samples, *distilled.images.shape), distilled.images.dtype)
-    noise = jnp.asarray(scale, noise.dtype) * (noise - noise.mean(0, keepdims=True))
-    shares = jax.tree.map(lambda a: a.reshape(samples, size // samples, *a.shape[1:]), batch)
+    if count < 1:
+        raise ValueError(f"perturbations: {count} is not accepted; use 1 or more")
 
-    def one(noise_and_share):
-        noise, share = noise_and_share
-        perturbed = distilled._replace(images=distilled.images + noise)
-        return meta_gradient(loss, perturbed, theta, share, objective=objective, mode=mode, adjoint_clip=adjoint_clip)
+    def mean(key, params, theta, batch):
+        batch = _checked_batch(batch)
+        size = batch[0].shape[0]
+        if size % count:
+            raise ValueError(f"perturbations: {count} does not divide the batch size, {size}")
+        leaves, structure = jax.tree.flatten(params.images)
+        keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+        noise = structure.unflatten([_centred_noise(k, count, x, scale) for k, x in zip(keys, leaves, strict=True)])
+        shares = jax.tree.map(lambda a: a.reshape(count, size // count, *a.shape[1:]), batch)
 
-    return _mean_over(one, (noise, shares))
+        def one(noise_and_share):
+            noise, share = noise_and_share
+            moved = params._replace(images=jax.tree.map(jnp.add, params.images, noise))
+            return estimate(key, moved, theta, share)
+
+        return _mean_over(one, (noise, shares))
+
+    return mean
 
 
-def mean_meta_gradient(
-    loss: Loss,
-    distilled: DistilledData,
-    thetas: Params,
-    batch: Batch,
-    *,
-    objective: Loss | None = None,
-    net_norm: float | None = None,
-    mode: Mode = "forward_over_reverse",
-    adjoint_clip: float | None = None,
-    chunk: int | None = None,
-) -> tuple[jax.Array, DistilledData]:
-    """The meta-gradient averaged over initial weights, for data that train any network (paper, equation 5).
-
-    Args:
-      loss, distilled, batch, objective, mode, adjoint_clip, chunk: as in :func:`meta_gradient`.
-      thetas: θ₀ of N networks, each leaf with a leading axis N.
-      net_norm: if given, each network's gradient in x̃ and raw η̃ is first scaled to this norm. The norms differ tenfold
-        between networks, and without it the mean is that of the one or two largest. A network whose gradient is not
-        finite is left out of both means; where none is finite, neither mean is.
-
-    Returns:
-      The mean objective, and its gradient shaped like ``distilled``.
-
-    Raises:
-      ValueError: as :func:`meta_gradient`, weights of unequal numbers of networks, or a norm that is not positive.
-    """
-    if net_norm is not None and not 0 < net_norm < math.inf:
-        raise ValueError(f"net_norm: {net_norm} is not accepted; use a positive number")
-    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(thetas)}
-    if len(counts) != 1 or () in counts:
-        raise ValueError(f"thetas: leading axes {sorted(counts)} are not accepted; use [N, …] for every leaf")
-
-    def one(theta):
-        value, gradient = meta_gradient(
-            loss, distilled, theta, batch, objective=objective, mode=mode, adjoint_clip=adjoint_clip, chunk=chunk
-        )
-        if net_norm is None:
-            return jnp.ones((), value.dtype), value, gradient
-        of = gradient._replace(labels=None)
-        finite = jnp.isfinite(norm(of)) & jnp.isfinite(value)
-        scaled = with_norm(gradient, net_norm, of=of)
-        kept = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), scaled)
-        return finite.astype(value.dtype), jnp.where(finite, value, jnp.zeros_like(value)), kept
-
-    share, value, gradient = _mean_over(one, thetas)
-    # 0/0, which is not finite, where no network is
-    return jax.tree.map(lambda mean: mean / share.astype(mean.dtype), (value, gradient))
+def _centred_noise(key, count, like, scale):
+    noise = jax.random.normal(key, (count, *like.shape), like.dtype)
+    return jnp.asarray(scale, noise.dtype) * (noise - noise.mean(0, keepdims=True))
 
 
 def _mean_over(f, xs):
-    """The mean of ``f`` over the leading axis: in turn on a CPU, to keep its caches warm, else all at once."""
-    each = jax.lax.map(f, xs) if jax.default_backend() == "cpu" else jax.vmap(f)(xs)
-    return jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
+    return jax.tree.map(lambda a: jnp.mean(a, axis=0), backend.over_networks(f, xs))

@@ -1,18 +1,20 @@
 """The outer step: one update of the distilled data, as a pure ``(init, update)`` pair (paper, Algorithm 1)."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from dd_jax.base import Batch, Loss, Params
-from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient, smoothed_meta_gradient
+from dd_jax.base import Batch, Estimate, Params
+from dd_jax.meta_gradient import over_networks, perturbed
 from dd_jax.norms import norm, with_norm
-from dd_jax.unroll import DistilledData, Mode, raw_step_size
+from dd_jax.parametrisation import POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,24 +98,48 @@ def relative_rate(recipe: OuterRecipe) -> optax.Schedule:
 
 
 def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
-    """The optimizer of Algorithm 1's last line, over a ``DistilledData``; the labels stay as they are."""
+    """The optimizer of Algorithm 1's last line, over a :class:`dd_jax.parametrisation.Learned`."""
     relative = relative_rate(recipe)
 
     def decay_and_slow(updates: Any, params: Any) -> Any:
-        return updates._replace(
-            images=updates.images + recipe.weight_decay * params.images,
-            raw_step_sizes=recipe.step_size_rate * updates.raw_step_sizes,
-        )
+        slow = functools.partial(jax.tree.map, lambda u: recipe.step_size_rate * u)
+        decayed = jax.tree.map(lambda u, x: u + recipe.weight_decay * x, updates.images, params.images)
+        return updates._replace(images=decayed, step_sizes=slow(updates.step_sizes), hyper=slow(updates.hyper))
 
-    learned = optax.chain(
+    optimizer = optax.chain(
         optax.scale_by_adam(recipe.b1, recipe.b2),
         optax.stateless(decay_and_slow),
         optax.scale_by_learning_rate(lambda step: recipe.learning_rate * relative(step)),
     )
     if recipe.clip is not None:
-        learned = optax.chain(clip_by_running_norm(recipe.clip), learned)
-    kinds = DistilledData._make(("learned", "fixed", "learned"))  # images, labels, raw step sizes
-    return optax.partition({"learned": learned, "fixed": optax.set_to_zero()}, kinds)
+        optimizer = optax.chain(clip_by_running_norm(recipe.clip), optimizer)
+    if recipe.max_step_size is not None:
+        optimizer = optax.chain(
+            optimizer, bound_step_sizes(recipe.max_step_size, recipe.max_step_size_growth, relative)
+        )
+    return optimizer
+
+
+def bound_step_sizes(first: float, growth: float, relative: optax.Schedule) -> optax.GradientTransformation:
+    """Keeps every η̃ = softplus(raw) at or below a bound, by projection.
+
+    Args:
+      first: the bound at first.
+      growth: how many times that it is in the end, where ``relative`` has fallen from 1 to 0.
+      relative: outer step -> factor.
+    """
+    lowest, highest = (float(POSITIVE.encode(np.float64(first * f))) for f in (1.0, growth))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        bound = highest + (lowest - highest) * relative(state.count)
+
+        def kept(update, raw):
+            return jnp.minimum(update, jnp.asarray(bound, raw.dtype) - raw)
+
+        step_sizes = jax.tree.map(kept, updates.step_sizes, params.step_sizes)
+        return updates._replace(step_sizes=step_sizes), optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
 
 
 class RunningNorm(NamedTuple):
@@ -150,11 +176,36 @@ def clip_by_running_norm(factor: float, decay: float = 0.9) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
+def estimates(recipe: OuterRecipe, estimate: Estimate, *, many: bool) -> Callable[[jax.Array], Estimate]:
+    """What the recipe makes of an estimate at each outer step: its mean over perturbations, and over networks.
+
+    Args:
+      recipe: the settings.
+      estimate: of one network, such as :func:`dd_jax.meta_gradient.meta_gradient`'s.
+      many: θ₀ is of N networks, each leaf with a leading axis N (equation 5); else of one (equation 4).
+
+    Raises:
+      ValueError: a setting of the recipe is out of range or has no effect.
+    """
+    check_recipe(recipe)
+    if not many:
+        _refuse_idle(recipe, ("net_norm",), "on one network")
+    relative = relative_rate(recipe)
+
+    def at(step):
+        one = estimate
+        if recipe.samples > 1:
+            one = perturbed(one, scale=jnp.asarray(recipe.smoothing * relative(step)), count=recipe.samples)
+        return over_networks(one, normalise=recipe.net_norm is not None) if many else one
+
+    return at
+
+
 class OuterState(NamedTuple):
     """What the next outer step needs."""
 
     step: jax.Array  # int32, outer steps done
-    distilled: DistilledData
+    params: Any  # what is learned
     optimizer: optax.OptState
 
 
@@ -162,79 +213,50 @@ class OuterInfo(NamedTuple):
     """What one outer step measured."""
 
     loss: jax.Array  # L before the update, nats
-    gradient_norm: jax.Array  # ℓ2 norm of the meta-gradient in x̃ and raw η̃, before clipping
+    gradient_norm: jax.Array  # ℓ2 norm of the meta-gradient in what is learned, before clipping
     finite: jax.Array  # bool: false where the step was refused
 
 
 class OuterStep(NamedTuple):
-    """``init(distilled) -> state`` and ``update(key, state, theta, batch) -> (state, info)``, both pure."""
+    """``init(params) -> state`` and ``update(key, state, theta, batch) -> (state, info)``, both pure."""
 
-    init: Callable[[DistilledData], OuterState]
+    init: Callable[[Any], OuterState]
     update: Callable[[jax.Array, OuterState, Params, Batch], tuple[OuterState, OuterInfo]]
 
 
 def outer_step(
-    loss: Loss,
-    recipe: OuterRecipe,
+    estimate_at: Callable[[jax.Array], Estimate],
+    optimizer: optax.GradientTransformation,
     *,
-    objective: Loss | None = None,
-    many: bool = False,
-    optimizer: optax.GradientTransformation | None = None,
-    mode: Mode = "forward_over_reverse",
+    fixed: Callable[[Any], Any] | None = None,
 ) -> OuterStep:
     """Algorithm 1's loop body. Nothing is jitted here: the caller decides, and may donate the state.
 
     A step whose loss or gradient is not finite leaves the state as it was, and says so in ``OuterInfo.finite``.
 
     Args:
-      loss: the terms of ℓ, ``(theta, images, labels) -> [M]``.
-      recipe: the settings.
-      objective: ℓ on the real batch, where it is another (paper, section 3.6); ``loss`` if not given.
-      many: ``update`` takes θ₀ of N networks, each leaf with a leading axis N, and follows their mean (equation 5);
-        else those of one network (equation 4).
-      optimizer: moves a ``DistilledData``, instead of :func:`outer_optimizer`'s.
-      mode: how the inner loop is differentiated (see :data:`dd_jax.unroll.Mode`).
+      estimate_at: the estimate of an outer step, ``step -> estimate``: what is smoothed, or which steps are
+        differentiated, may depend on how many are done.
+      optimizer: moves the params.
+      fixed: ``params -> tree of bool``, true for leaves that stay as they are; none if not given.
 
     Returns:
-      The pair. ``update`` takes a random key (used for the smoothing alone), the state, θ₀ and a real batch.
-
-    Raises:
-      ValueError: a setting of the recipe is out of range or has no effect, or asks for perturbations with many
-        networks.
+      The pair. ``update`` takes a random key, the state, θ₀ and a real batch.
     """
-    check_recipe(recipe)
-    if not many:
-        _refuse_idle(recipe, ("net_norm",), "on one network")
-    if optimizer is not None:
-        own = ("learning_rate", "b1", "b2", "step_size_rate", "weight_decay", "clip")
-        _refuse_idle(recipe, own, "with another optimizer")
-    if many and recipe.samples != 1:
-        raise ValueError(f"outer.samples: {recipe.samples} is not accepted with many networks; use 1")
-    optimizer = optimizer or outer_optimizer(recipe)
-    relative = relative_rate(recipe)
+    if fixed is not None:
+        kinds = functools.partial(jax.tree.map, lambda stays: "fixed" if stays else "learned")
+        transformations: dict[Any, Any] = {"learned": optimizer, "fixed": optax.set_to_zero()}
+        optimizer = optax.partition(transformations, lambda params: kinds(fixed(params)))
 
-    def init(distilled):
-        return OuterState(jnp.zeros((), jnp.int32), distilled, optimizer.init(distilled))
+    def init(params):
+        return OuterState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     def update(key, state, theta, batch):
-        inner: dict[str, Any] = {"objective": objective, "mode": mode, "adjoint_clip": recipe.adjoint_clip}
-        if many:
-            net_norm = recipe.net_norm
-            value, gradient = mean_meta_gradient(loss, state.distilled, theta, batch, net_norm=net_norm, **inner)
-        elif recipe.samples == 1:
-            value, gradient = meta_gradient(loss, state.distilled, theta, batch, **inner)
-        else:
-            smoothing: dict[str, Any] = {"scale": recipe.smoothing * relative(state.step), "samples": recipe.samples}
-            value, gradient = smoothed_meta_gradient(key, loss, state.distilled, theta, batch, **smoothing, **inner)
-        size = norm(gradient._replace(labels=None))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.distilled)
-        distilled = jax.tree.map(lambda d, u: d + u.astype(d.dtype), state.distilled, updates)
-        if recipe.max_step_size is not None:
-            first, last = (raw_step_size(recipe.max_step_size * f) for f in (1.0, recipe.max_step_size_growth))
-            bound = last + (first - last) * relative(state.step)
-            raw = distilled.raw_step_sizes
-            distilled = distilled._replace(raw_step_sizes=jnp.minimum(raw, jnp.asarray(bound, raw.dtype)))
-        moved = OuterState(state.step + 1, distilled, optimizer_state)
+        value, gradient = estimate_at(state.step)(key, state.params, theta, batch)
+        size = norm(gradient)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = jax.tree.map(lambda x, u: x + u.astype(x.dtype), state.params, updates)
+        moved = OuterState(state.step + 1, params, optimizer_state)
         finite = jnp.isfinite(value) & jnp.isfinite(size)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         return state, OuterInfo(value, size, finite)

@@ -21,7 +21,7 @@ import tyro
 
 from . import baselines, random_init
 from .distil import Config as Base
-from .distil import Distilled, print_result, workdir_of
+from .distil import DistilledSetting, print_result, workdir_of
 from .distil import run as distil
 from .problem import Images, Setting, Weights
 from .reported import ADAPTATION
@@ -57,7 +57,7 @@ def _from(bank: str, target: str, images: Images, full: str | None) -> Config:
         target,
         images=images,
         weights=Weights(bank=Path("runs/pretrain") / bank, nets=4, validation_nets=8),
-        distilled=Distilled(steps=10, first="real", step_size=0.02),
+        distilled=DistilledSetting(steps=10, first="real", step_size=0.02),
         outer=_RECIPE,
         batch_size=256,
     )

@@ -22,16 +22,16 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, random_real, with_step_size
 from dd_jax.data.dataset import Split
 from dd_jax.evaluation import confusion
 from dd_jax.files.report import percent
 from dd_jax.files.storage import load_distilled, write_json
 from dd_jax.outer_step import OuterRecipe
-from dd_jax.unroll import DistilledData
 
 from .distil import Config as Base
-from .distil import Distilled, print_result, workdir_of
+from .distil import DistilledSetting, print_result, workdir_of
 from .distil import run as distil
 from .problem import HeldOut, Problem, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
 from .runner import command_line, draw_missing, locked, positive, require, run_as_script, say
@@ -73,7 +73,7 @@ def _attack(
         dataset,
         network,
         weights=Weights(bank=Path("runs/pretrain") / bank, nets=nets, jitter=jitter, validation_nets=8),
-        distilled=Distilled(steps=1, epochs=1, images_per_class=10, step_size=0.02),
+        distilled=DistilledSetting(steps=1, epochs=1, images_per_class=10, step_size=0.02),
         outer=_RECIPE,
         batch_size=256,
     )
@@ -164,15 +164,15 @@ def _draw(report: dict[str, Any]) -> Figure:
     return draw(report["by_step_size"], used)
 
 
-def _measure(config: Config, problem: Problem, distilled: DistilledData) -> dict[str, Any]:
+def _measure(config: Config, problem: Problem, distilled: Distilled) -> dict[str, Any]:
     """The content of attack.json."""
     dataset, network, nets, _ = problem
     base, attacked, target = config.base, config.attacked, config.target
-    steps = len(distilled.raw_step_sizes)
+    steps = len(distilled.step_sizes)
     count_before, count_after = (scorer(dataset, network, at=(t,), measure=confusion) for t in (0, steps))
     say("measuring the attack, and real images beside it")
 
-    def measured(data: DistilledData, held_out: HeldOut, split: Split, count=count_after) -> dict[str, np.ndarray]:
+    def measured(data: Distilled, held_out: HeldOut, split: Split, count=count_after) -> dict[str, np.ndarray]:
         """``[K]`` of each measure after the step."""
         return measures(np.asarray(count(data, held_out, split))[:, 0], attacked, target)
 
@@ -183,7 +183,7 @@ def _measure(config: Config, problem: Problem, distilled: DistilledData) -> dict
         for key in jax.random.split(streams(base.seed).real_sets, config.sets)
     ]
 
-    def curve(data: Sequence[DistilledData]) -> list[dict[str, float]]:
+    def curve(data: Sequence[Distilled]) -> list[dict[str, float]]:
         """Validation measures after the step, by step size, over all sets and networks."""
         rows = []
         for step_size in STEP_SIZES:
@@ -191,7 +191,7 @@ def _measure(config: Config, problem: Problem, distilled: DistilledData) -> dict
             rows.append({"step_size": step_size} | {k: _mean(after, k) for k in _SHOWN})
         return rows
 
-    def chosen_for(data: DistilledData) -> float:
+    def chosen_for(data: Distilled) -> float:
         def by_validation(step_size: float) -> float:
             after = measured(with_step_size(data, step_size), nets.validation, dataset.validation)
             return float(after["modified"].mean())

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax import baselines
+from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, with_step_size
 from dd_jax.data.dataset import Dataset, Split, normalise
 from dd_jax.files.report import percent, percent_reported
 from dd_jax.files.storage import write_atomically, write_json
-from dd_jax.unroll import DistilledData
 from dd_jax.weights.bank import load_bank
 
 from . import evaluate as evaluate_experiment
@@ -91,7 +91,7 @@ def _some(split: Split, count: int) -> Split:
 
 
 # (…, numbers of epochs) -> accuracies [K, len(epochs)] after each of them
-Scorer = Callable[[DistilledData, HeldOut, Split, tuple[int, ...]], np.ndarray]
+Scorer = Callable[[Distilled, HeldOut, Split, tuple[int, ...]], np.ndarray]
 
 
 def check(config: Config) -> None:
@@ -206,12 +206,12 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
     choosing, scoring = (_some(split, config.scoring_examples) for split in (dataset.validation, dataset.train))
 
-    def accuracies(sets: Sequence[DistilledData], step_size: float, held_out: HeldOut, split: Split, *epochs: int):
+    def accuracies(sets: Sequence[Distilled], step_size: float, held_out: HeldOut, split: Split, *epochs: int):
         """``[K, len(epochs)]``, each set on its share of the networks."""
         shares = zip(sets, dealt(held_out, len(sets)), strict=True)
         return np.concatenate([score(with_step_size(data, step_size), share, split, epochs) for data, share in shares])
 
-    def tested(name: str, sets: Sequence[DistilledData]):
+    def tested(name: str, sets: Sequence[Distilled]):
         """All sets with the one step size and number of epochs that do best on validation data."""
 
         @functools.cache
@@ -229,7 +229,7 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
     name, of_random, chosen = tested("random real", [baselines.random_real(key, *of_training) for key in set_keys[1:]])
     yield name, of_random, chosen
 
-    def on_training(candidate: DistilledData) -> float:
+    def on_training(candidate: Distilled) -> float:
         return float(accuracies([candidate], chosen["step_size"], nets.validation, scoring, chosen["epochs"]).mean())
 
     optimized = baselines.optimized_real(set_keys[0], *of_training, on_training, candidates=config.candidates)
@@ -243,11 +243,11 @@ def _neighbours(config: Config, dataset: Dataset, layout: Layout):
     of_training = (dataset.train, dataset.mean, dataset.std, layout)
     keys = jax.random.split(streams(config.seed).neighbours, config.sets)
 
-    def accuracy(distilled: DistilledData, split: Split, k: int, p: int) -> float:
+    def accuracy(distilled: Distilled, split: Split, k: int, p: int) -> float:
         images = normalise(split.images, dataset.mean, dataset.std)
         return float(np.mean(baselines.nearest_neighbours(distilled, images, k=k, p=p) == np.asarray(split.labels)))
 
-    def tested(name: str, sets: Sequence[DistilledData]):
+    def tested(name: str, sets: Sequence[Distilled]):
         few = _some(dataset.validation, config.scoring_examples)
         references = sets[0].images.shape[0] * sets[0].images.shape[1]
         choices = [(k, p) for k in (1, 3) if k <= references for p in (1, 2)]

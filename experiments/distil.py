@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dd_jax.base import Loss, Network, Params
+from dd_jax.base import Distilled, Loss, Network, Params
 from dd_jax.baselines import Layout, random_real
 from dd_jax.data.dataset import Dataset, Split, batch_drawer, crop_and_flip, shift
+from dd_jax.distilled import noise
 from dd_jax.evaluation import Score
 from dd_jax.files.report import (
     accuracy_title,
@@ -25,9 +26,12 @@ from dd_jax.files.report import (
     to_png,
 )
 from dd_jax.files.storage import load_distilled, save_distilled, write_atomically, write_json
+from dd_jax.inner.loop import trainer
+from dd_jax.inner.modes import Mode
+from dd_jax.meta_gradient import meta_gradient
 from dd_jax.objectives import classification_loss, relabelled
-from dd_jax.outer_step import OuterRecipe, OuterState, check_recipe, outer_step
-from dd_jax.unroll import DistilledData, Mode, noise
+from dd_jax.outer_step import OuterRecipe, OuterState, check_recipe, estimates, outer_optimizer, outer_step
+from dd_jax.parametrisation import PIXELS
 
 from .problem import (
     Problem,
@@ -62,7 +66,7 @@ from .runner import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Distilled:
+class DistilledSetting:
     """The distilled data: S steps of M images, passed over E times."""
 
     steps: int = 1
@@ -84,7 +88,7 @@ class Distilled:
 class Config(Setting):
     """Settings of a run. Two runs with the same settings on the same kind of machine give the same images."""
 
-    distilled: Distilled = Distilled()
+    distilled: DistilledSetting = DistilledSetting()
     outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
     batch_size: int = 1024
     """Real examples per outer step, B."""
@@ -95,7 +99,7 @@ class Config(Setting):
     shift: int = 0
     """Move the real examples at random by up to so many pixels either way, against overfitting a small set."""
     mode: Mode = "forward_over_reverse"
-    """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.unroll.Mode)."""
+    """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.inner.modes.Mode)."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints."""
     workdir: Path | None = None
@@ -208,6 +212,7 @@ class _Prepared(NamedTuple):
     update: Any  # jitted: (state, step, θ₀, training split) -> (state, info)
     state: tuple[OuterState, jax.Array]
     theta_at: Callable[[int], Params]
+    total: int  # T
     earlier: "_Budget"
 
 
@@ -218,8 +223,12 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
     if attack.relabel and not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
         distilled = relabelled_data(distilled, attack.relabel)
-    loss, objective = classification_loss(network.apply), attack.objective(network, len(dataset.class_names))
-    outer = outer_step(loss, config.outer, objective=objective, many=nets.known is None, mode=config.mode)
+    loss = classification_loss(network.apply)
+    train = trainer(loss, mode=config.mode, adjoint_clip=config.outer.adjoint_clip)
+    objective = attack.objective(network, len(dataset.class_names)) or loss
+    estimate = meta_gradient(train, objective, PIXELS.decode)
+    estimate_at = estimates(config.outer, estimate, many=nets.known is None)
+    outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=PIXELS.fixed)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=_augmentation(config))
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -231,8 +240,8 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
-    state = (outer.init(distilled), keys.batches)
-    return _Prepared(update, state, lambda step: nets.training(before + step), earlier)
+    state = (outer.init(PIXELS.init(distilled)), keys.batches)
+    return _Prepared(update, state, lambda step: nets.training(before + step), len(distilled.step_sizes), earlier)
 
 
 def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -248,7 +257,7 @@ def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]
 
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
     """``(state, step) -> (state, info)``, and a line on the memory it needs."""
-    update, state, theta_at, _ = prepared
+    update, state, theta_at, *_ = prepared
     say("compiling the outer step")
     train = problem.dataset.train
     compiled = update.lower(state, jnp.int32(1), theta_at(1), train).compile()
@@ -268,11 +277,15 @@ def _distil(
 ) -> dict[str, Any]:
     """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
     dataset, network, nets, _ = problem
-    after = scorer(dataset, network, at=(len(prepared.state[0].distilled.raw_step_sizes),))
+    after = scorer(dataset, network, at=(prepared.total,))
     validation, test = (attack.split(s, len(dataset.class_names)) for s in (dataset.validation, dataset.test))
 
     def validate(state):
-        return {"validation_accuracy": float(after(state[0].distilled, nets.validation, validation).accuracy.mean())}
+        return {
+            "validation_accuracy": float(
+                after(PIXELS.decode(state[0].params), nets.validation, validation).accuracy.mean()
+            )
+        }
 
     trained = train(
         workdir,
@@ -284,7 +297,7 @@ def _distil(
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
-    distilled = trained.state[0].distilled
+    distilled = PIXELS.decode(trained.state[0].params)
     say(f"testing on {count_of(nets.test)}")
     tested = scorer(dataset, network)(distilled, nets.test, test)
     result = {
@@ -325,7 +338,7 @@ _Budget = dict[str, float]  # outer_steps and wall_seconds
 
 def _initial_data(
     key: jax.Array, config: Config, settings: dict[str, Any], problem: Problem
-) -> tuple[DistilledData, _Budget]:
+) -> tuple[Distilled, _Budget]:
     """The distilled data before any learning here, and what learning they have had in the runs they are from."""
     distil, dataset, classes = config.distilled, problem.dataset, len(problem.dataset.class_names)
     shape = {"steps": distil.steps, "epochs": distil.epochs, "images_per_class": distil.images_per_class}
@@ -351,8 +364,8 @@ _SAME = (  # settings that a run must share with the one it goes on from, beside
 
 
 def _of_finished_run(
-    run: Path, config: Config, settings: dict[str, Any], dataset: Dataset, like: DistilledData
-) -> tuple[DistilledData, _Budget]:
+    run: Path, config: Config, settings: dict[str, Any], dataset: Dataset, like: Distilled
+) -> tuple[Distilled, _Budget]:
     """The distilled data of a run, and its budget with that of the runs before it.
 
     Raises:
@@ -366,7 +379,7 @@ def _of_finished_run(
     here_known, held_known = (w["nets"] is None for w in (settings["weights"], held["weights"]))
     compared = [
         ("images", file.images.shape, like.images.shape),
-        ("step sizes", file.step_sizes.shape, like.raw_step_sizes.shape),
+        ("step sizes", file.step_sizes.shape, like.step_sizes.shape),
         ("classes", tuple(file.meta["class_names"]), dataset.class_names),
         ("known networks", held_known, here_known),
     ]

@@ -13,7 +13,7 @@ import dataclasses
 
 from dd_jax.outer_step import OuterRecipe
 
-from .distil import Config, Distilled, authors_recipe, run_from_command_line
+from .distil import Config, DistilledSetting, authors_recipe, run_from_command_line
 from .problem import Weights
 from .runner import run_as_script
 
@@ -22,7 +22,7 @@ _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(
         weights=Weights("orthogonal", gain=1.4),
-        distilled=Distilled(epochs=5, step_size=0.2),
+        distilled=DistilledSetting(epochs=5, step_size=0.2),
         outer=OuterRecipe(steps=1000, learning_rate=0.03),
         batch_size=256,
         shift=1,
@@ -30,12 +30,12 @@ _OURS = {
     ),
     "mnist": Config("mnist", outer=_TEN),
     "mnist_long": Config("mnist", outer=dataclasses.replace(_TEN, steps=8000)),
-    "mnist_100": Config("mnist", distilled=Distilled(steps=10, step_size=0.1), outer=_HUNDRED, batch_size=512),
+    "mnist_100": Config("mnist", distilled=DistilledSetting(steps=10, step_size=0.1), outer=_HUNDRED, batch_size=512),
     "fashion_mnist": Config("fashion_mnist", outer=_TEN),
     "cifar10": Config(
         "cifar10",
         "alexcifarnet",
-        distilled=Distilled(steps=10, step_size=0.02),
+        distilled=DistilledSetting(steps=10, step_size=0.02),
         outer=dataclasses.replace(_HUNDRED, step_size_rate=0.1, weight_decay=0.05, max_step_size=0.06),
         batch_size=256,
         augment=True,

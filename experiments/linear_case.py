@@ -22,10 +22,13 @@ import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
 
+from dd_jax.base import Distilled
+from dd_jax.distilled import noise
 from dd_jax.files.storage import write_json
+from dd_jax.inner.loop import trainer, unroll
 from dd_jax.linear import closed_form, excess_loss_bound, expected_excess_loss, optimum, quadratic_loss
-from dd_jax.meta_gradient import mean_meta_gradient
-from dd_jax.unroll import DistilledData, noise, unroll
+from dd_jax.meta_gradient import meta_gradient, over_networks
+from dd_jax.parametrisation import FREE, parametrisation
 
 from .runner import (
     RunError,
@@ -70,27 +73,29 @@ def regression_data(key: jax.Array, dimension: int) -> tuple[jax.Array, jax.Arra
     return d, d @ teacher + jax.random.normal(noise_key, (ROWS * dimension,))
 
 
-def learn(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, config: Config) -> DistilledData:
+def learn(key: jax.Array, d: jax.Array, t: jax.Array, examples: int, config: Config) -> Distilled:
     """Algorithm 1 with random initialisations (equation 5): Adam on d̃, t̃ and raw η̃ of one step on M examples."""
     best = optimum(d, t)
     first_key, weights_key = jax.random.split(key)
     first = noise(first_key, (config.dimension, 1, 1), 1, steps=1, epochs=1, images_per_class=examples, step_size=1.0)
     first = first._replace(images=first.images[..., 0, 0], labels=first.labels[..., 0])  # [1, M, D] and [1, M]
+    init, decode, _ = parametrisation(labels=FREE)
+    estimate, learned = over_networks(meta_gradient(trainer(quadratic_loss), quadratic_loss, decode)), init(first)
     adam = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.outer_steps))
 
     def update(state, step):
-        distilled, adam_state = state
+        learned, adam_state = state
         step_key = jax.random.fold_in(weights_key, step)
         thetas = best[None] + jax.random.normal(step_key, (config.networks, config.dimension))
-        _, gradient = mean_meta_gradient(quadratic_loss, distilled, thetas, (d, t))
+        _, gradient = estimate(step_key, learned, thetas, (d, t))
         updates, adam_state = adam.update(gradient, adam_state)
-        return (optax.apply_updates(distilled, updates), adam_state), None
+        return (optax.apply_updates(learned, updates), adam_state), None
 
     steps = jnp.arange(config.outer_steps)
-    return jax.jit(lambda state: jax.lax.scan(update, state, steps)[0][0])((first, adam.init(first)))
+    return decode(jax.jit(lambda state: jax.lax.scan(update, state, steps)[0][0])((learned, adam.init(learned))))
 
 
-def largest_excess_loss(key: jax.Array, distilled: DistilledData, d: jax.Array, t: jax.Array) -> float:
+def largest_excess_loss(key: jax.Array, distilled: Distilled, d: jax.Array, t: jax.Array) -> float:
     """The largest excess loss after training from 1,000 scattered θ₀ ~ N(0, 10² I)."""
     best = optimum(d, t)
     thetas = 10 * jax.random.normal(key, (1000, *best.shape))

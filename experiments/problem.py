@@ -16,14 +16,13 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from dd_jax.base import Network, Params
+from dd_jax.base import Distilled, Network, Params
 from dd_jax.data.dataset import Dataset, Split, make_dataset
 from dd_jax.data.readers import RawData, content_fingerprint, is_path, read
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
 from dd_jax.networks.paper import make_network
 from dd_jax.objectives import classification_loss, relabelling
 from dd_jax.parallel import dealt_out
-from dd_jax.unroll import DistilledData
 from dd_jax.weights.bank import Bank, drawn, fingerprint, load_bank
 from dd_jax.weights.laws import initial_weights
 
@@ -273,7 +272,7 @@ def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> 
     return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
 
 
-def relabelled_data(distilled: DistilledData, relabel: Mapping[int, int]) -> DistilledData:
+def relabelled_data(distilled: Distilled, relabel: Mapping[int, int]) -> Distilled:
     """The same images and step sizes under the labels they are to be given."""
     classes = distilled.labels.shape[-1]
     return distilled._replace(labels=distilled.labels @ jnp.eye(classes)[relabelling(relabel, classes)])
@@ -285,7 +284,7 @@ def scorer(
     training: Training | None = None,
     at: Sequence[int] | None = None,
     measure: Callable[..., Any] = evaluate,
-) -> Callable[[DistilledData, HeldOut, Split], Any]:
+) -> Callable[[Distilled, HeldOut, Split], Any]:
     """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
 
     The networks are dealt out over the devices.

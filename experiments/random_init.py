@@ -13,7 +13,7 @@ import dataclasses
 
 from dd_jax.outer_step import OuterRecipe
 
-from .distil import Config, Distilled, authors_recipe, run_from_command_line
+from .distil import Config, DistilledSetting, authors_recipe, run_from_command_line
 from .problem import Weights
 from .runner import run_as_script
 
@@ -31,7 +31,7 @@ RECIPE = OuterRecipe(
 _OURS = {
     "digits": Config(
         weights=Weights(nets=4, test_nets=50),
-        distilled=Distilled(steps=5, step_size=0.1),
+        distilled=DistilledSetting(steps=5, step_size=0.1),
         outer=dataclasses.replace(RECIPE, steps=600, max_step_size=0.25, max_step_size_growth=1.0),
         batch_size=128,
         switch_width=0.0,
@@ -40,7 +40,7 @@ _OURS = {
     "mnist": Config(
         "mnist",
         weights=Weights(nets=4),
-        distilled=Distilled(steps=10, step_size=0.05),
+        distilled=DistilledSetting(steps=10, step_size=0.05),
         outer=RECIPE,
         batch_size=256,
         switch_width=0.0,
@@ -51,7 +51,7 @@ _OURS["mnist_long"] = dataclasses.replace(
 )
 _OURS["mnist_s2"] = dataclasses.replace(  # as many images and steps, but half of the images in each step
     _OURS["mnist"],
-    distilled=Distilled(steps=2, epochs=15, images_per_class=5, step_size=0.05),
+    distilled=DistilledSetting(steps=2, epochs=15, images_per_class=5, step_size=0.05),
     outer=dataclasses.replace(RECIPE, steps=2400, max_step_size_growth=3.0),
 )
 _OURS["fashion_mnist"] = dataclasses.replace(_OURS["mnist"], dataset="fashion_mnist")
@@ -59,7 +59,7 @@ _OURS["cifar10"] = dataclasses.replace(
     _OURS["mnist"],
     dataset="cifar10",
     network="alexcifarnet",
-    distilled=Distilled(steps=10, step_size=0.02),
+    distilled=DistilledSetting(steps=10, step_size=0.02),
     outer=dataclasses.replace(RECIPE, learning_rate=0.05, max_step_size=0.05, max_step_size_growth=1.0),
     augment=True,
 )

@@ -7,8 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dd_jax.base import Network
-from dd_jax.unroll import DistilledData
+from dd_jax.base import Distilled, Network
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -61,6 +60,6 @@ def small_problem():
         "w2": rng.normal(size=(5, 3)) * 0.7,
     }
     labels = rng.dirichlet(np.ones(3), size=(3, 4))
-    distilled = DistilledData(rng.normal(size=(3, 4, 2, 3, 1)), labels, rng.normal(size=6) - 0.5)
+    distilled = Distilled(rng.normal(size=(3, 4, 2, 3, 1)), labels, np.log1p(np.exp(rng.normal(size=6) - 0.5)))
     batch = (rng.normal(size=(9, 2, 3, 1)), np.eye(3)[rng.integers(0, 3, 9)])
     return Network(lambda key: theta, apply), theta, distilled, batch

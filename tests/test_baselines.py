@@ -11,6 +11,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from dd_jax import baselines
+from dd_jax.base import Distilled
 from dd_jax.baselines import (
     Layout,
     average_image,
@@ -22,7 +23,8 @@ from dd_jax.baselines import (
     with_step_size,
 )
 from dd_jax.data.dataset import Split, normalise
-from dd_jax.unroll import DistilledData, noise, unroll
+from dd_jax.distilled import noise
+from dd_jax.inner.loop import unroll
 
 RNG = np.random.default_rng(5)
 SHAPE = (4, 3, 2)
@@ -224,7 +226,7 @@ def test_nearest_neighbours_agree_with_a_loop(k, p):
 def test_nearest_neighbours_tell_the_two_distances_and_the_vote_apart():
     # From the origin: one large difference of class 0, two small ones of class 1, a far pair of class 2.
     references = np.array([[1.5, 0], [1, 1], [1, 1.1], [9, 9]], np.float32).reshape(1, 4, 1, 2, 1)
-    distilled = DistilledData(jnp.asarray(references), jnp.eye(3)[np.array([[0, 1, 1, 2]])], jnp.zeros(1))
+    distilled = Distilled(jnp.asarray(references), jnp.eye(3)[np.array([[0, 1, 1, 2]])], jnp.zeros(1))
     origin = jnp.zeros((1, 1, 2, 1))
     assert nearest_neighbours(distilled, origin, k=1, p=1) == 0  # 1.5 < 2
     assert nearest_neighbours(distilled, origin, k=1, p=2) == 1  # 1.5 > √2

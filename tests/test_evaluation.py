@@ -153,14 +153,12 @@ def test_minibatches_take_every_image_at_most_once_an_epoch(problem):
 def test_more_epochs_repeat_the_last_step_sizes(x64, problem):
     network, draw, distilled, _, _ = problem
     loss, theta = classification_loss(network.apply), draw(jax.random.key(1))
-    longer = distilled._replace(
-        raw_step_sizes=jnp.concatenate([distilled.raw_step_sizes, *[distilled.raw_step_sizes[3:]] * 2])
-    )
+    longer = distilled._replace(step_sizes=jnp.concatenate([distilled.step_sizes, *[distilled.step_sizes[3:]] * 2]))
     ours = final_weights(jax.random.key(0), loss, theta, distilled, Training(epochs=4))
     theirs = final_weights(jax.random.key(0), loss, theta, longer, Training())
     chex.assert_trees_all_equal(ours, theirs)
     fewer = final_weights(jax.random.key(0), loss, theta, distilled, Training(epochs=1))
-    first = distilled._replace(raw_step_sizes=distilled.raw_step_sizes[:3])
+    first = distilled._replace(step_sizes=distilled.step_sizes[:3])
     chex.assert_trees_all_equal(fewer, final_weights(jax.random.key(0), loss, theta, first, Training()))
 
 
@@ -185,7 +183,7 @@ def test_the_keys_of_a_run_are_never_shared():
         (Training("adam", float("nan")), "training.learning_rate: nan is not accepted"),
         (Training("adam", 0.1, "minibatch", 13), r"training.batch_size: 13 is not accepted; use 1 … 12"),
         (Training("adam", 0.1, "stored", 3), "training.batch_size: 3 is not accepted"),
-        (Training("adamw", 0.1), "training.optimizer: 'adamw' is unknown; use one of stored, sgd, adam"),  # type: ignore
+        (Training("adamw", 0.1), "training.optimizer: 'adamw' is unknown; use one of stored, sgd, momentum, adam"),  # type: ignore
         (Training(order="random"), "training.order: 'random' is unknown; use one of stored, shuffled"),  # type: ignore
         (Training(epochs=0), "training.epochs: 0 is not accepted"),
         (Training(order="minibatch"), "training.order: 'minibatch' has no stored step sizes"),

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.base import Distilled
 from dd_jax.data.dataset import make_dataset, normalise
 from dd_jax.data.readers import read
 from dd_jax.evaluation import evaluate
 from dd_jax.files.storage import load_distilled
+from dd_jax.inner.loop import unroll
 from dd_jax.networks.paper import make_network
 from dd_jax.objectives import classification_loss, mean_of
-from dd_jax.unroll import DistilledData, unroll
 from experiments import fixed_init
 from experiments.runner import RunError
 
@@ -162,7 +163,7 @@ def test_ten_distilled_images_beat_ten_real_ones(finished):
     @jax.jit
     def accuracy(raw):
         images = normalise(data.train.images[first], data.mean, data.std)[None]
-        trained = unroll(loss, theta, DistilledData(images, jnp.eye(10)[None], jnp.full(3, raw)))
+        trained = unroll(loss, theta, Distilled(images, jnp.eye(10)[None], jnp.full(3, jax.nn.softplus(raw))))
         return evaluate(network.apply, trained, data.test, data.mean, data.std, 10).accuracy
 
     real = max(float(accuracy(raw)) for raw in np.linspace(-5, 1, 13))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.base import Network
+from dd_jax.base import Distilled, Network
+from dd_jax.inner.loop import trainer
 from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks.paper import from_flax, make_network
 from dd_jax.objectives import classification_loss
-from dd_jax.unroll import DistilledData
 from dd_jax.weights.laws import LAWS, initial_weights
 
 LENET = make_network("lenet", (28, 28, 1), 10)
@@ -122,9 +122,10 @@ def test_a_law_is_for_kernels_alone_so_that_normalised_networks_learn():
     for path, is_same in jax.tree.leaves_with_path(same):
         assert is_same == (path[-1].key != "kernel"), path
     images = jax.random.normal(jax.random.key(4), (6, 4, 4, 1))
-    distilled = DistilledData(images[None, :3], jnp.eye(3)[None], jnp.zeros(2))
+    distilled = Distilled(images[None, :3], jnp.eye(3)[None], jnp.full(2, 0.7))
     loss = classification_loss(network.apply)
-    _, gradient = meta_gradient(loss, distilled, {"params": drawn}, (images, jnp.eye(3)[jnp.arange(6) % 3]))
+    batch = (images, jnp.eye(3)[jnp.arange(6) % 3])
+    _, gradient = meta_gradient(trainer(loss), loss)(jax.random.key(0), distilled, {"params": drawn}, batch)
     assert jnp.abs(gradient.images).max() > 1e-6
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.base import Distilled
+from dd_jax.inner.loop import unroll
 from dd_jax.linear import (
     closed_form,
     excess_loss_bound,
@@ -19,7 +21,6 @@ from dd_jax.linear import (
     optimum,
     quadratic_loss,
 )
-from dd_jax.unroll import DistilledData, unroll
 from experiments import linear_case
 
 D = 5
@@ -33,22 +34,18 @@ def data(x64):
     return jnp.asarray(d), jnp.asarray(d @ rng.normal(size=D) + rng.normal(size=20))
 
 
-def raw(step_sizes):
-    return jnp.log(jnp.expm1(jnp.asarray(step_sizes)))
-
-
 def best_choice(d, t, examples, step_size=1.0):
     """The M < D examples that the bound's proof names: the leading eigenvectors of dᵀd, with t̃ = d̃θ*."""
     leading = np.linalg.eigh(d.T @ d)[1][:, ::-1][:, :examples]
     images = jnp.asarray(np.sqrt(examples / step_size) * leading.T)
-    return DistilledData(images[None], (images @ optimum(d, t))[None], raw([step_size]))
+    return Distilled(images[None], (images @ optimum(d, t))[None], jnp.array([step_size]))
 
 
 def test_one_step_is_the_papers_formula(x64):
     rng = np.random.default_rng(0)
     m, eta = 3, 0.37
     images, labels, theta = rng.normal(size=(m, D)), rng.normal(size=m), rng.normal(size=D)
-    distilled = DistilledData(jnp.asarray(images[None]), jnp.asarray(labels[None]), raw([eta]))
+    distilled = Distilled(jnp.asarray(images[None]), jnp.asarray(labels[None]), jnp.array([eta]))
     expected = (np.eye(D) - eta / m * images.T @ images) @ theta + eta / m * images.T @ labels
     np.testing.assert_allclose(unroll(quadratic_loss, jnp.asarray(theta), distilled), expected, rtol=1e-12)
 
@@ -64,7 +61,7 @@ def test_optimum_solves_the_normal_equations(data):
 def test_the_closed_form_leads_to_the_optimum_from_every_initialisation(data, examples, step_size):
     d, t = data
     distilled = closed_form(jax.random.key(1), d, t, examples, step_size=step_size)
-    chex.assert_shape(distilled, [(1, examples, D), (1, examples), (1,)])
+    chex.assert_shape(list(distilled[:3]), [(1, examples, D), (1, examples), (1,)])
     np.testing.assert_allclose(distilled.step_sizes, step_size, rtol=1e-12)
     thetas = jnp.asarray(np.random.default_rng(2).normal(size=(50, D)) * 100)
     trained = jax.vmap(lambda theta: unroll(quadratic_loss, theta, distilled))(thetas)
@@ -77,7 +74,7 @@ def test_a_known_initialisation_takes_one_example_which_serves_no_other(data):
     d, t = data
     theta = jnp.asarray(np.random.default_rng(3).normal(size=D))
     distilled = one_example(theta, d, t, step_size=0.3)
-    chex.assert_shape(distilled, [(1, 1, D), (1, 1), (1,)])
+    chex.assert_shape(list(distilled[:3]), [(1, 1, D), (1, 1), (1,)])
     np.testing.assert_allclose(unroll(quadratic_loss, theta, distilled), optimum(d, t), rtol=1e-11)
     other = unroll(quadratic_loss, theta + jnp.eye(D)[0], distilled)
     assert np.abs(other - optimum(d, t)).max() > 0.1
@@ -94,7 +91,7 @@ def test_expected_excess_loss_equals_the_trace_formula_and_a_sample_mean(data):
         step = np.eye(D) - step_size / 3 * x.T @ x
         product, centre = step @ product, step @ centre + step_size / 3 * x.T @ y
     expected = (scale**2 * np.trace(c @ product @ product.T) + (centre - best) @ c @ (centre - best)) / 2
-    distilled = DistilledData(jnp.asarray(images), jnp.asarray(labels), raw(eta))
+    distilled = Distilled(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(eta))
     actual = expected_excess_loss(distilled, d, t, jnp.asarray(mean), scale=scale)
     np.testing.assert_allclose(actual, expected, rtol=1e-11)
     thetas = jnp.asarray(mean + scale * rng.normal(size=(20_000, D)))
@@ -113,7 +110,7 @@ def test_the_bound_is_attained_by_the_leading_eigenvectors(data, examples):
 
 def test_the_bound_without_examples_is_the_loss_before_training_and_with_d_of_them_zero(data):
     d, t = data
-    still = DistilledData(jnp.zeros((1, 1, D)), jnp.zeros((1, 1)), raw([1.0]))
+    still = Distilled(jnp.zeros((1, 1, D)), jnp.zeros((1, 1)), jnp.array([1.0]))
     np.testing.assert_allclose(
         expected_excess_loss(still, d, t, optimum(d, t), scale=2.0), excess_loss_bound(d, 0, scale=2.0), rtol=1e-12
     )
@@ -131,7 +128,7 @@ def test_no_other_data_go_below_the_bound(data, examples, spread):
     def moved(array):
         return jnp.asarray(array[None] + spread * rng.normal(size=(200, *array.shape)))
 
-    distilled = DistilledData(*map(moved, best_choice(d, t, examples)))
+    distilled = jax.tree.map(moved, best_choice(d, t, examples))
     expected = jax.vmap(lambda distilled, mean: expected_excess_loss(distilled, d, t, mean))
     assert np.all(expected(distilled, moved(optimum(d, t))) > excess_loss_bound(d, examples) * (1 - 1e-12))
 
@@ -142,10 +139,10 @@ def test_many_steps_and_epochs_on_d_minus_one_examples_in_all_stay_above_the_bou
     d, t = data
     rng = np.random.default_rng(6)
     best = best_choice(d, t, D - 1)
-    distilled = DistilledData(
+    distilled = Distilled(
         best.images.reshape(1, steps, examples, D) + 0.05 * rng.normal(size=(200, steps, examples, D)),
         best.labels.reshape(1, steps, examples) + 0.05 * rng.normal(size=(200, steps, examples)),
-        raw(examples / (D - 1) * rng.uniform(0.9, 1.1, size=(200, 3 * steps + 1))),
+        jnp.asarray(examples / (D - 1) * rng.uniform(0.9, 1.1, size=(200, 3 * steps + 1))),
     )
     expected = jax.vmap(lambda distilled: expected_excess_loss(distilled, d, t, optimum(d, t)))(distilled)
     assert np.all(expected > excess_loss_bound(d, D - 1))
@@ -158,8 +155,8 @@ def test_d_steps_of_one_example_reach_the_optimum_and_d_minus_one_only_the_bound
 
     def one_by_one(whole):
         count = whole.images.shape[1]
-        step_sizes = raw(np.full(2 * count, 1 / count))  # η̃/M stays what it was
-        return DistilledData(whole.images.reshape(count, 1, D), whole.labels.reshape(count, 1), step_sizes)
+        step_sizes = jnp.full(2 * count, 1 / count)  # η̃/M stays what it was
+        return Distilled(whole.images.reshape(count, 1, D), whole.labels.reshape(count, 1), step_sizes)
 
     enough = one_by_one(closed_form(jax.random.key(0), d, t, D))
     assert expected_excess_loss(enough, d, t, jnp.zeros(D)) < 1e-24

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.base import Distilled
+from dd_jax.inner.loop import trainer
 from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks.convolution import METHODS, convolution, convolution_pool_relu, default_method, max_pool
 from dd_jax.networks.paper import from_flax, local_response_norm, make_network
 from dd_jax.networks.surrogates import switches
 from dd_jax.objectives import classification_loss
-from dd_jax.unroll import DistilledData
 
 
 def draw(network, seed=0):
@@ -182,12 +183,15 @@ def test_winograd_s_rounding_errors_in_float32_are_small():
 def test_networks_give_the_same_meta_gradient_by_every_method(x64, network):
     shape = (28, 28, 1) if network == "lenet" else (32, 32, 3)
     rng = np.random.default_rng(0)
-    distilled = DistilledData(rng.normal(size=(2, 3, *shape)), np.stack([np.eye(10)[:3]] * 2), np.full(4, -3.0))
+    distilled = Distilled(rng.normal(size=(2, 3, *shape)), np.stack([np.eye(10)[:3]] * 2), np.full(4, 0.05))
     batch = (rng.normal(size=(5, *shape)), np.eye(10)[:5])
     networks = [make_network(network, shape, 10, convolution=method) for method in METHODS]
     theta = draw(networks[0])
     gradients = (
-        jax.jit(partial(meta_gradient, classification_loss(net.apply)))(distilled, theta, batch) for net in networks
+        jax.jit(meta_gradient(trainer(loss := classification_loss(net.apply)), loss))(
+            jax.random.key(0), distilled, theta, batch
+        )
+        for net in networks
     )
     chex.assert_trees_all_close(*gradients, rtol=1e-7, atol=1e-10)
 

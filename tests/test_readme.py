@@ -12,10 +12,10 @@ def test_the_examples_train_a_classifier_on_ten_images_and_take_an_objective():
     first, second = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names: dict = {}
     exec(first, names)
-    assert names["state"].distilled.images.shape == (1, 10, 8, 8, 1)
+    assert names["distilled"].images.shape == (1, 10, 8, 8, 1)
     assert names["accuracy"] > 0.8
     batch = names["images"], names["labels"]
-    start = names["outer"].init(names["state"].distilled)
+    start = names["outer"].init(names["state"].params)
     _, plain = names["outer"].update(jax.random.key(0), start, names["theta"], batch)
     exec(second, names)
     _, info = names["outer"].update(jax.random.key(0), start, names["theta"], batch)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.base import Distilled
+from dd_jax.distilled import noise
 from dd_jax.files.report import draw_curve, draw_images, html_report, one_line, to_png
-from dd_jax.unroll import DistilledData, noise
 
 
 def drawn(figure) -> Any:
@@ -69,7 +70,7 @@ def test_the_step_sizes_of_a_hundred_epochs_do_not_leave_their_row():
 
 @pytest.mark.parametrize("classes", [10, 1000])
 def test_of_thousands_of_images_a_part_is_drawn_and_the_picture_says_so(classes):
-    distilled = DistilledData(
+    distilled = Distilled(
         jnp.zeros((10, 1000, 4, 4, 3)),
         jnp.broadcast_to(jnp.repeat(jnp.eye(classes), 1000 // classes, axis=0), (10, 1000, classes)),
         jnp.zeros(30),
@@ -142,7 +143,7 @@ def test_pixels_that_are_no_numbers_are_drawn(value, everywhere):
     distilled = labelled(3, 1, 1)
     images = np.array(distilled.images)
     images[:, :, : 4 if everywhere else 1] = value
-    figure = draw_images(distilled._replace(images=images, raw_step_sizes=np.full(1, value, np.float32)), "abc")
+    figure = draw_images(distilled._replace(images=images, step_sizes=np.full(1, value, np.float32)), "abc")
     assert to_png(figure).startswith(b"\x89PNG")
     if not everywhere:  # the other pixels are still told apart
         assert len(np.unique(drawn(figure)[0])) > 4 or value == 3e38

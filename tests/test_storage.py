@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from dd_jax.distilled import noise
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.files.storage import load_distilled, save_distilled, write_atomically, write_json
-from dd_jax.unroll import noise
+from dd_jax.parametrisation import PIXELS
 
 STATE = {"step": jnp.int32(3), "key": jax.random.key(5), "nested": (jnp.arange(6.0), [jnp.ones((2, 2))])}
 
@@ -163,12 +164,14 @@ def test_a_save_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_step_size_of_zero_comes_back(tmp_path):
     distilled = noise(jax.random.key(0), (4, 4, 1), 3, steps=1, epochs=2)
-    distilled = distilled._replace(raw_step_sizes=jnp.array([-120.0, 0.5]))
+    distilled = distilled._replace(step_sizes=jnp.array([0.0, 0.5]))
     assert float(distilled.step_sizes[0]) == 0
     save_distilled(tmp_path / "d.npz", distilled, np.zeros(1), np.ones(1), {})
     back = load_distilled(tmp_path / "d.npz").distilled
-    np.testing.assert_allclose(back.step_sizes, distilled.step_sizes, atol=1e-37, rtol=1e-6)
-    assert np.isfinite(back.raw_step_sizes).all()
+    np.testing.assert_array_equal(back.step_sizes, distilled.step_sizes)
+    learned = PIXELS.init(back)
+    assert np.isfinite(learned.step_sizes).all()
+    np.testing.assert_allclose(PIXELS.decode(learned).step_sizes, distilled.step_sizes, atol=1e-37, rtol=1e-6)
 
 
 def test_distilled_data_come_back_as_written(tmp_path):

@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from dd_jax.unroll import DistilledData
+from dd_jax.base import Distilled
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -118,7 +118,7 @@ def mosaic(images: np.ndarray, columns: int, gap: tuple[int, int]) -> np.ndarray
     return lines.reshape(-1, columns * width, depth)[: -gap[0], : -gap[1]]
 
 
-def draw_images(distilled: DistilledData, class_names: Sequence[str]) -> Figure:
+def draw_images(distilled: Distilled, class_names: Sequence[str]) -> Figure:
     """The distilled images: a row per gradient step, or several of 20, each image titled by its most likely class.
 
     Learned pixels go far beyond a screen's range, below black and above white; so mid-grey is zero in normalised units,

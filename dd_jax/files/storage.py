@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.base import Params
-from dd_jax.unroll import DistilledData, raw_step_size
+from dd_jax.base import Distilled, Params
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -78,11 +77,10 @@ class DistilledFile(NamedTuple):
     initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"; empty if it is random
 
     @property
-    def distilled(self) -> DistilledData:
-        """x̃, ỹ and η̃, for :func:`dd_jax.unroll.unroll`."""
-        least = float(np.finfo(np.float32).tiny)  # the softplus of a very negative number is 0 in float32
-        raw = [raw_step_size(max(float(step_size), least)) for step_size in self.step_sizes]
-        return DistilledData(*(jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, raw)))
+    def distilled(self) -> Distilled:
+        """x̃, ỹ and η̃, for :func:`dd_jax.inner.loop.unroll`."""
+        images, labels, step_sizes = (jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, self.step_sizes))
+        return Distilled(images, labels, step_sizes)
 
     def weights_like(self, theta: Params) -> Params:
         """θ₀ as a pytree like ``theta``.
@@ -124,7 +122,7 @@ _WEIGHTS = "initial_weights/"
 
 def save_distilled(
     path: Path,
-    distilled: DistilledData,
+    distilled: Distilled,
     mean: np.ndarray,
     std: np.ndarray,
     meta: dict[str, Any],

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
+from dd_jax import backend
 from dd_jax.base import Loss, Params
 from dd_jax.data.dataset import Dataset, Split, normalise, take
 from dd_jax.objectives import mean_of
@@ -121,9 +122,7 @@ def pretraining(
         return Training(training.key, training.epoch + 1, theta, state)
 
     def epoch_of_share(training: Training, split: Split) -> Training:
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda one: epoch(one, split), training)
-        return jax.vmap(epoch, in_axes=(0, None))(training, split)
+        return backend.over_networks(lambda one: epoch(one, split), training)
 
     def init(keys: jax.Array) -> Training:
         return dealt_out(jax.vmap(begin), len(keys), P("networks"))(keys)

@@ -1,0 +1,50 @@
+"""What suits a backend: the only place that asks which one it is."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+
+_TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+
+_CPU_PIXELS = 2**17  # of real images at a time: their activations stay in a CPU's cache
+
+
+def target() -> str:
+    """The backend that programs are made for: ``cpu``, ``gpu``, ``tpu``, …"""
+    return _TARGET.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(backend: str) -> Iterator[None]:
+    """While open, programs are traced as they suit another backend: to compile for a TPU on a CPU's host, say."""
+    token = _TARGET.set(backend)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+def examples_at_a_time(shape: tuple[int, ...]) -> int:
+    """Of a real batch ``[B, H, W, D]``: on a CPU the largest power of two that its cache holds, elsewhere all B."""
+    if target() != "cpu":
+        return shape[0]
+    return 1 << max(1, _CPU_PIXELS // math.prod(shape[1:])).bit_length() - 1
+
+
+def networks_at_a_time() -> int:
+    """When networks are trained and scored: one on a CPU, whose cache holds no more; 50 elsewhere."""
+    return 1 if target() == "cpu" else 50
+
+
+def over_networks(f: Callable[[Any], Any], xs: Any) -> Any:
+    """``f`` of each entry of the leading axis: in turn on a CPU, to keep its caches warm, elsewhere all at once."""
+    return jax.lax.map(f, xs) if target() == "cpu" else jax.vmap(f)(xs)
+
+
+def convolution_method() -> str:
+    """``matmul`` on a CPU, ``lax`` elsewhere; see :mod:`dd_jax.networks.convolution`."""
+    return "matmul" if target() == "cpu" else "lax"
