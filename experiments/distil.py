@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from dd_jax.base import Loss, Network, Params
 from dd_jax.baselines import Layout, random_real
-from dd_jax.data.dataset import Dataset, Split, batch_drawer, crop_and_flip, shift
+from dd_jax.data.augment import crop_and_flip, shift
+from dd_jax.data.batches import batch_drawer
+from dd_jax.data.dataset import Dataset, Split
 from dd_jax.evaluation import Score
 from dd_jax.files.report import (
     accuracy_title,

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.base import Network, Params
-from dd_jax.data.dataset import Dataset, Split, crop_and_flip, make_dataset
+from dd_jax.data.augment import crop_and_flip
+from dd_jax.data.dataset import Dataset, Split, make_dataset
 from dd_jax.data.readers import content_fingerprint
 from dd_jax.evaluation import evaluate
 from dd_jax.files.checkpoint import checkpoints

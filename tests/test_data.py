@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data.dataset import batch_drawer, crop_and_flip, make_dataset, normalise, shift
+from dd_jax.data.augment import crop_and_flip, shift
+from dd_jax.data.batches import batch_drawer
+from dd_jax.data.dataset import make_dataset, normalise
 from dd_jax.data.readers import RawData, conform
 from dd_jax.evaluation import evaluate
 

@@ -81,7 +81,7 @@ def pretraining(
       dataset: gives the normalisation, the number of classes and the size of the training split; the split itself is an
         argument of ``epoch``, so that jit does not copy it into the program.
       recipe: the settings.
-      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.dataset.crop_and_flip`.
+      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.augment.crop_and_flip`.
 
     Returns:
       The pair. ``epoch`` deals the networks out over as many devices as divide their number; on each, they take their

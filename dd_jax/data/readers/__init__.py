@@ -1,0 +1,28 @@
+"""Readers of labelled images: scikit-learn's digits, TFDS sets, IDX folders, ``.npz`` files, folders by class.
+
+Each returns :class:`RawData`, checked: every error is a ``ValueError`` that names the source and what is accepted.
+"""
+
+from dd_jax.data.readers.digits import read_digits
+from dd_jax.data.readers.folder import read_folder
+from dd_jax.data.readers.idx import read_idx
+from dd_jax.data.readers.npz import read_npz
+from dd_jax.data.readers.raw import RawData, checked, conform, content_fingerprint
+from dd_jax.data.readers.sources import READERS, Reader, is_path, read
+from dd_jax.data.readers.tfds import read_tfds
+
+__all__ = [
+    "READERS",
+    "RawData",
+    "Reader",
+    "checked",
+    "conform",
+    "content_fingerprint",
+    "is_path",
+    "read",
+    "read_digits",
+    "read_folder",
+    "read_idx",
+    "read_npz",
+    "read_tfds",
+]
