@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.workloads import WORKLOADS, arguments
-from dd_jax.files.storage import write_atomically
+from dd_jax.files.atomic import write_atomically
 from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks.paper import make_network
 from dd_jax.objectives import classification_loss

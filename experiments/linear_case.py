@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
 
-from dd_jax.files.storage import write_json
+from dd_jax.files.atomic import write_json
 from dd_jax.linear import closed_form, excess_loss_bound, expected_excess_loss, optimum, quadratic_loss
 from dd_jax.meta_gradient import mean_meta_gradient
 from dd_jax.unroll import DistilledData, noise, unroll

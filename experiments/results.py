@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import tyro
 
 from dd_jax.evaluation import Training
-from dd_jax.files.report import percent, percent_reported
-from dd_jax.files.storage import write_atomically
+from dd_jax.files.atomic import write_atomically
+from dd_jax.files.text import percent, percent_reported
 
 from .ablations import TITLES, VALUES
 from .runner import parse, run_as_script

@@ -18,7 +18,7 @@ import pytest
 from dd_jax.data.dataset import make_dataset, normalise
 from dd_jax.data.readers import read
 from dd_jax.evaluation import evaluate
-from dd_jax.files.storage import load_distilled
+from dd_jax.files.distilled_file import load_distilled
 from dd_jax.networks.paper import make_network
 from dd_jax.objectives import classification_loss, mean_of
 from dd_jax.unroll import DistilledData, unroll

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.files.report import draw_curve, draw_images, html_report, one_line, to_png
+from dd_jax.files.figures import draw_curve, draw_images, to_png
+from dd_jax.files.page import html_report
+from dd_jax.files.text import one_line
 from dd_jax.unroll import DistilledData, noise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dd_jax.evaluation import Training
-from dd_jax.files.storage import load_distilled
+from dd_jax.files.distilled_file import load_distilled
 from experiments import results
 
 RESULTS = results.ROOT / "results"

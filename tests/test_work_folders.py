@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dd_jax.base import Network
-from dd_jax.files.report import draw_images
-from dd_jax.files.storage import load_distilled
+from dd_jax.files.distilled_file import load_distilled
+from dd_jax.files.figures import draw_images
 from dd_jax.outer_step import OuterRecipe
 from experiments import distil, evaluate, fixed_init, results, seeds
 from experiments.problem import Weights, dataset_from, nets_of, path_from, streams

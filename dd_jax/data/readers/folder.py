@@ -9,7 +9,7 @@ import numpy as np
 from dd_jax.data.forms import ImagesDiffer, stack
 from dd_jax.data.readers.raw import RawData, checked
 from dd_jax.data.readers.splits import ROLES, listed, roles_of
-from dd_jax.files.storage import first_line
+from dd_jax.files.atomic import first_line
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dd_jax.data.readers.raw import RawData, checked
-from dd_jax.files.storage import first_line
+from dd_jax.files.atomic import first_line
 
 _IDX_FILES = {
     "images": "train-images-idx3-ubyte",

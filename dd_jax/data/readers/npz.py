@@ -6,7 +6,7 @@ import numpy as np
 
 from dd_jax.data.readers.raw import RawData, checked
 from dd_jax.data.readers.splits import ROLES, roles_of
-from dd_jax.files.storage import first_line
+from dd_jax.files.atomic import first_line
 
 
 def is_npz(source: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dd_jax.data.forms import check_form, form_advice, formed
-from dd_jax.files.storage import first_line
+from dd_jax.files.atomic import first_line
 
 
 class RawData(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from dd_jax.data.forms import ImagesDiffer, stack
 from dd_jax.data.readers.raw import RawData, checked, checked_images
 from dd_jax.data.readers.splits import roles_of
-from dd_jax.files.storage import first_line, write_atomically
+from dd_jax.files.atomic import first_line, write_atomically
 
 
 def read_tfds(name: str, size: int | None = None, channels: int | None = None) -> RawData:
