@@ -125,6 +125,11 @@ def test_batches_are_examples_with_their_own_labels_drawn_evenly_by_key():
     assert not np.array_equal(draw(jax.random.key(1), data.train)[0], images)
 
 
+def test_a_batch_of_no_images_is_refused():
+    with pytest.raises(ValueError, match=r"^size: 0 is not accepted; use 1 or more"):
+        batch_drawer(make_dataset(RAW), 0)
+
+
 def test_crop_and_flip_gives_every_shift_of_the_reflected_image_and_its_mirror():
     image = np.arange(49, dtype=np.uint8).reshape(7, 7, 1)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 
+from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, Split, normalise, take
 
 
@@ -18,7 +19,11 @@ def batch_drawer(
       dataset: gives the normalisation and the number of classes.
       size: B.
       augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.augment.crop_and_flip`.
+
+    Raises:
+      ValueError: a size below one.
     """
+    require(size >= 1, "size", size, "1 or more")
     mean, std, classes = dataset.mean, dataset.std, len(dataset.class_names)
 
     def draw(key, split):

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from dd_jax.checks import require
+
 _LUMA = (19595, 38470, 7471)  # (0.299, 0.587, 0.114) · 2¹⁶, of red, green and blue (ITU-R BT.601)
 
 
@@ -11,8 +13,7 @@ def check_form(size: int | None, channels: int | None) -> None:
     """Refuses (``ValueError``) a size below 1, and channels other than 1 or 3."""
     if size is not None and size < 1:
         raise ValueError(f"size: {size} is below 1; use a number of pixels, or None to keep the images' own")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels: {channels} is not accepted; use 1 (grey), 3 (colour), or None to keep them")
+    require(channels in (None, 1, 3), "channels", channels, "1 (grey), 3 (colour), or None to keep them")
 
 
 def formed(images: np.ndarray, size: int | None, channels: int | None) -> np.ndarray:

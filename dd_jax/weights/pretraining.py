@@ -11,6 +11,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from dd_jax.base import Loss, Params
+from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, Split, normalise, take
 from dd_jax.objectives import mean_of
 from dd_jax.parallel import dealt_out
@@ -45,8 +46,7 @@ def check_pretraining(recipe: PretrainRecipe, examples: int) -> None:
         ("batch_size", f"1 … {examples}, the training examples", 1, examples + 1),
     ):
         value = getattr(recipe, name)
-        if not least <= value < below:
-            raise ValueError(f"recipe.{name}: {value} is not accepted; use {accepted}")
+        require(least <= value < below, f"recipe.{name}", value, accepted)
 
 
 class Training(NamedTuple):
