@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import os
 import re
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -228,6 +230,12 @@ class Sources:
     def digits(self):
         return "digits", None
 
+    def function(self):
+        arrays = f"images=np.arange(240, dtype=np.uint8).reshape(12, 5, 4), labels=np.array({LABELS.tolist()})"
+        text = f"import numpy as np\n\ndef good():\n    return dict({arrays})\n\ndef bad():\n    return 1 / 0\n"
+        (self.folder / "mine_of_the_laws.py").write_text(text)
+        return "mine_of_the_laws:good", "mine_of_the_laws:bad"
+
     def tfds(self):
         self.prepare(train=IMAGES, test=255 - IMAGES)
         return "tiny_shapes", "no_such_set"
@@ -256,9 +264,10 @@ class Sources:
 
 
 @pytest.fixture
-def sources(tmp_path, prepare):
+def sources(tmp_path, prepare, monkeypatch):
     folder = tmp_path / "sources"
     folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
     return Sources(folder, prepare)
 
 
@@ -306,6 +315,45 @@ class TestLaws:
         if source is None:
             pytest.skip("it is part of scikit-learn")
         with pytest.raises(ValueError, match=f"^dataset: [^\n]*{re.escape(source)}[^\n]*$"):
+            read(source)
+
+
+OWN = """
+import numpy as np
+from dd_jax.data.readers import RawData
+images, labels = np.arange(240, dtype=np.uint8).reshape(12, 5, 4), np.arange(12) % 3
+def named():
+    return {"images": images / 255, "labels": labels, "test_images": images, "test_labels": labels}
+def raw():
+    return RawData(images[..., None], labels, images[:3, ..., None], labels[:3], ("a", "b", "c"))
+def pair():
+    return images, labels
+def negative():
+    return {"images": images, "labels": labels - 1}
+def fails():
+    raise KeyError("no such thing")
+"""
+
+
+def test_a_function_of_ones_own_is_read_from_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_reader.py").write_text(OWN)
+    named, raw = read("own_reader:named"), read("own_reader:raw", 7)
+    np.testing.assert_array_equal(named.images.ravel(), np.arange(240))
+    np.testing.assert_array_equal(named.test_images, named.images)
+    assert raw.images.shape == (12, 7, 7, 1)
+    assert raw.class_names == ("a", "b", "c")
+    assert str(tmp_path) not in sys.path
+    for source, message in (
+        ("own_reader:pair", "own_reader:pair returns tuple; use a mapping with 'images' and 'labels'"),
+        ("own_reader:negative", "own_reader:negative has a label -1 in labels"),
+        ("own_reader:fails", "own_reader:fails fails with KeyError: 'no such thing'"),
+        ("own_reader:images", "'own_reader:images' is no function, but ndarray; use an import path"),
+        ("own_reader:other", "'own_reader:other' is not found: own_reader has no 'other'"),
+        ("no_such_package.there:other", "is not found: there is no module 'no_such_package'"),
+    ):
+        with pytest.raises(ValueError, match=f"^dataset: .*{message}"):
             read(source)
 
 

@@ -1,10 +1,12 @@
-"""Readers of labelled images: scikit-learn's digits, TFDS sets, IDX folders, ``.npz`` files, folders by class.
+"""Readers of labelled images: scikit-learn's digits, TFDS sets, ``.npz`` files, folders, a user's own functions.
 
 Each returns :class:`RawData`, checked: every error is a ``ValueError`` that names the source and what is accepted.
 """
 
 from dd_jax.data.readers.digits import read_digits
+from dd_jax.data.readers.fields import from_fields
 from dd_jax.data.readers.folder import read_folder
+from dd_jax.data.readers.function import read_function
 from dd_jax.data.readers.idx import read_idx
 from dd_jax.data.readers.npz import read_npz
 from dd_jax.data.readers.raw import RawData, checked, conform, content_fingerprint
@@ -18,10 +20,12 @@ __all__ = [
     "checked",
     "conform",
     "content_fingerprint",
+    "from_fields",
     "is_path",
     "read",
     "read_digits",
     "read_folder",
+    "read_function",
     "read_idx",
     "read_npz",
     "read_tfds",

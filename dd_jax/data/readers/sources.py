@@ -8,6 +8,7 @@ from typing import NamedTuple
 from dd_jax.data.forms import check_form
 from dd_jax.data.readers.digits import read_digits
 from dd_jax.data.readers.folder import read_folder
+from dd_jax.data.readers.function import is_function, read_function
 from dd_jax.data.readers.idx import holds_idx, read_idx
 from dd_jax.data.readers.npz import is_npz, read_npz
 from dd_jax.data.readers.raw import RawData, conform
@@ -24,7 +25,7 @@ class Reader(NamedTuple):
 
 
 def is_path(source: str) -> bool:
-    r"""Whether :func:`read` takes a source for a path; if not, it is ``digits`` or a TFDS name.
+    r"""Whether :func:`read` takes a source for a path; if not, it is ``digits``, a TFDS name or an import path.
 
     A path begins with ``/``, ``.`` or ``~``, ends in ``/`` or ``.npz``, or has a backslash in it; no TFDS name does.
     Another source with a ``/``, such as ``emnist/letters``, is a path where a file or folder of that name exists. Any
@@ -43,13 +44,14 @@ def _path(source: str) -> Path:
 
 READERS: Mapping[str, Reader] = {  # the first that takes a source reads it
     "digits": Reader(lambda source: source == "digits", lambda source, size, channels: read_digits()),
+    "function": Reader(is_function, lambda source, size, channels: read_function(source)),
     "tfds": Reader(lambda source: not is_path(source), read_tfds),
     "npz": Reader(is_npz, lambda source, size, channels: read_npz(_path(source))),
     "idx": Reader(lambda source: holds_idx(_path(source)), lambda source, size, channels: read_idx(_path(source))),
     "folder": Reader(lambda source: _path(source).is_dir(), lambda source, *form: read_folder(_path(source), *form)),
 }
-"""The readers by name. A new one is a function that returns :func:`dd_jax.data.readers.raw.checked` arrays, and a line
-here."""
+"""The readers by name. A new one is a file with a function that returns :func:`dd_jax.data.readers.raw.checked` arrays,
+and a line here."""
 
 
 def read(source: str, size: int | None = None, channels: int | None = None) -> RawData:
@@ -61,8 +63,9 @@ def read(source: str, size: int | None = None, channels: int | None = None) -> R
     ``train`` and only such others is refused.
 
     Args:
-      source: ``digits``; the name of a TFDS set (``mnist``, ``usps``, …); or a path (see :func:`is_path`): an ``.npz``
-        file, a folder of IDX files, or a folder with a folder of images for each class.
+      source: ``digits``; the name of a TFDS set (``mnist``, ``usps``, …); ``package.module:function``, a function that
+        returns labelled images; or a path (see :func:`is_path`): an ``.npz`` file, a folder of IDX files, or a folder
+        with a folder of images for each class.
       size: height and width to bring each image to, as :func:`conform` does; None for images that are of one size.
       channels: 1 (grey) or 3 (colour), likewise; None for images that are all grey or all in colour.
 
