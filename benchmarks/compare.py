@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
-from dd_jax.files.storage import write_atomically
+from dd_jax.files.atomic import write_atomically
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- compare: written by python -m benchmarks.compare --write -->", "<!-- end of compare -->"

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.workloads import WORKLOADS, arguments
-from dd_jax.files.storage import write_atomically
+from dd_jax.files.atomic import write_atomically
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import MODES, Mode
 from dd_jax.meta_gradient import meta_gradient

@@ -17,19 +17,11 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
 from dd_jax.base import Distilled
+from dd_jax.checks import positive, require
 from dd_jax.data.dataset import Split, normalise
 
 Score = Callable[[Distilled], float]
 """How good a candidate is, higher is better: measured on training or validation data, never on the test split."""
-
-
-def _require(accepted: bool, name: str, value, what: str) -> None:
-    if not accepted:
-        raise ValueError(f"{name}: {value} is not accepted; use {what}")
-
-
-def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +45,8 @@ class Layout:
 
     def __post_init__(self):
         for name in ("classes", "steps", "epochs", "images_per_class"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _require(_is_positive(self.step_size), "step_size", self.step_size, "a positive number")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        positive("step_size", self.step_size)
 
     @property
     def of_each_class(self) -> int:
@@ -108,8 +100,8 @@ def optimized_real(
     Raises:
       ValueError: as in :func:`random_real`, no candidate, a share out of range, or, at the end, only NaNs.
     """
-    _require(candidates >= 1, "candidates", candidates, "1 or more")
-    _require(0 < keep <= 1, "keep", keep, "a share above 0 and up to 1")
+    require(candidates >= 1, "candidates", candidates, "1 or more")
+    require(0 < keep <= 1, "keep", keep, "a share above 0 and up to 1")
 
     def candidate(key):
         return random_real(key, split, mean, std, layout)
@@ -137,8 +129,8 @@ def k_means(
     Raises:
       ValueError: as in :func:`random_real`, a negative seed, or no start.
     """
-    _require(seed >= 0, "seed", seed, "0 or more")
-    _require(n_init >= 1, "n_init", n_init, "1 or more")
+    require(seed >= 0, "seed", seed, "0 or more")
+    require(n_init >= 1, "n_init", n_init, "1 or more")
     labels = _checked_labels(split, layout, layout.of_each_class)
 
     def centres(images):
@@ -189,9 +181,9 @@ def nearest_neighbours(distilled: Distilled, images: jax.Array, *, k: int, p: in
     """
     shape = distilled.images.shape[2:]
     references = np.asarray(distilled.images).reshape(-1, math.prod(shape))
-    _require(1 <= k <= len(references), "k", k, f"1 to {len(references)}, the number of reference images")
-    _require(p in (1, 2), "p", p, "1 or 2")
-    _require(
+    require(1 <= k <= len(references), "k", k, f"1 to {len(references)}, the number of reference images")
+    require(p in (1, 2), "p", p, "1 or 2")
+    require(
         images.shape[1:] == shape and jnp.issubdtype(images.dtype, jnp.floating),
         "images",
         f"{images.dtype} {list(images.shape)}",
@@ -208,7 +200,7 @@ def with_step_size(distilled: Distilled, step_size: float) -> Distilled:
     Raises:
       ValueError: a step size that is not positive.
     """
-    _require(_is_positive(step_size), "step_size", step_size, "a positive number")
+    positive("step_size", step_size)
     return distilled._replace(step_sizes=jnp.full_like(distilled.step_sizes, step_size))
 
 
@@ -222,9 +214,9 @@ def best_step_size(step_sizes: Sequence[float], score: Callable[[float], float])
     Raises:
       ValueError: an empty grid, a member that is not positive, or, at the end, only NaNs.
     """
-    _require(len(step_sizes) > 0, "step_sizes", "an empty grid", "at least one")
+    require(len(step_sizes) > 0, "step_sizes", "an empty grid", "at least one")
     for step_size in step_sizes:
-        _require(_is_positive(step_size), "step_sizes", step_size, "positive numbers")
+        require(math.isfinite(step_size) and step_size > 0, "step_sizes", step_size, "positive numbers")
     return float(step_sizes[_best_first([float(score(step_size)) for step_size in step_sizes])[0]])
 
 
@@ -232,7 +224,7 @@ def _checked_labels(split: Split, layout: Layout, needed: int) -> np.ndarray:
     """The labels, ``[N]``, of a split that has ``needed`` examples of every class and none of any other."""
     labels = np.asarray(split.labels)
     sizes = np.bincount(labels, minlength=layout.classes)
-    _require(len(sizes) == layout.classes, "classes", layout.classes, f"{len(sizes)}, as many as the labels have")
+    require(len(sizes) == layout.classes, "classes", layout.classes, f"{len(sizes)}, as many as the labels have")
     for c, size in enumerate(sizes):
         if size == 0:
             raise ValueError(f"split: class {c} has no examples; every class needs some")

@@ -17,8 +17,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dd_jax.evaluation import Training
-from dd_jax.files.report import percent
-from dd_jax.files.storage import write_json
+from dd_jax.files.atomic import write_json
+from dd_jax.files.text import percent
 
 from . import evaluate, random_init
 from .distil import Config as Base

@@ -26,8 +26,9 @@ from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, random_real, with_step_size
 from dd_jax.data.dataset import Split
 from dd_jax.evaluation import confusion
-from dd_jax.files.report import percent
-from dd_jax.files.storage import load_distilled, write_json
+from dd_jax.files.atomic import write_json
+from dd_jax.files.distilled_file import load_distilled
+from dd_jax.files.text import percent
 from dd_jax.outer_step import OuterRecipe
 
 from .distil import Config as Base

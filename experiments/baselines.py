@@ -24,8 +24,8 @@ from dd_jax import baselines
 from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, with_step_size
 from dd_jax.data.dataset import Dataset, Split, normalise
-from dd_jax.files.report import percent, percent_reported
-from dd_jax.files.storage import write_atomically, write_json
+from dd_jax.files.atomic import write_atomically, write_json
+from dd_jax.files.text import percent, percent_reported
 from dd_jax.weights.bank import load_bank
 
 from . import evaluate as evaluate_experiment

@@ -12,20 +12,16 @@ import jax.numpy as jnp
 
 from dd_jax.base import Distilled, Loss, Network, Params
 from dd_jax.baselines import Layout, random_real
-from dd_jax.data.dataset import Dataset, Split, batch_drawer, crop_and_flip, shift
+from dd_jax.data.augment import crop_and_flip, shift
+from dd_jax.data.batches import batch_drawer
+from dd_jax.data.dataset import Dataset, Split
 from dd_jax.distilled import noise
 from dd_jax.evaluation import Score
-from dd_jax.files.report import (
-    accuracy_title,
-    budget,
-    draw_curve,
-    draw_images,
-    html_report,
-    percent,
-    percent_reported,
-    to_png,
-)
-from dd_jax.files.storage import load_distilled, save_distilled, write_atomically, write_json
+from dd_jax.files.atomic import write_atomically, write_json
+from dd_jax.files.distilled_file import load_distilled, save_distilled
+from dd_jax.files.figures import draw_curve, draw_images, to_png
+from dd_jax.files.page import html_report
+from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
 from dd_jax.meta_gradient import meta_gradient

@@ -18,8 +18,9 @@ from dd_jax.base import Network
 from dd_jax.data.dataset import Dataset, make_dataset
 from dd_jax.data.readers import content_fingerprint, is_path
 from dd_jax.evaluation import Training, steps_of
-from dd_jax.files.report import percent
-from dd_jax.files.storage import DistilledFile, load_distilled, write_json
+from dd_jax.files.atomic import write_json
+from dd_jax.files.distilled_file import DistilledFile, load_distilled
+from dd_jax.files.text import percent
 from dd_jax.networks.paper import make_network
 
 from .problem import (

@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.base import Network, Params
-from dd_jax.data.dataset import Dataset, Split, crop_and_flip, make_dataset
+from dd_jax.data.augment import crop_and_flip
+from dd_jax.data.dataset import Dataset, Split, make_dataset
 from dd_jax.data.readers import content_fingerprint
 from dd_jax.evaluation import evaluate
+from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
-from dd_jax.files.report import percent
-from dd_jax.files.storage import write_atomically, write_json
+from dd_jax.files.text import percent
 from dd_jax.networks.paper import make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.weights.bank import Bank, read_shards, save_shard

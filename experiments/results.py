@@ -1,12 +1,12 @@
-"""Keeps the runs that README.md quotes, and writes its tables from them.
+"""Keeps the runs that docs/results.md and README.md quote, and writes their tables from them.
 
     python -m experiments.results [RUN_DIR …] [--replace]
 
-copies the small files of each finished run to results/EXPERIMENT/NAME (NAME is the run's folder), then rewrites the
-tables in README.md from everything under results/; without runs, it does only that. A record that exists already and
-differs is replaced with ``--replace`` only, and nothing is written unless every run can be recorded. A run tested on
-few networks may be scored on more with ``python -m experiments.evaluate RUN --output RUN/evaluation.json``, which the
-table then quotes.
+copies the small files of each finished run to results/EXPERIMENT/NAME (NAME is the run's folder). Then it rewrites the
+tables in docs/results.md from everything under results/, and the few rows of them in README.md. Without runs, it does
+only that. A record that exists already and differs is replaced with ``--replace`` only, and nothing is written unless
+every run can be recorded. A run tested on few networks may be scored on more with ``python -m experiments.evaluate RUN
+--output RUN/evaluation.json``, which the table then quotes.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import tyro
 
 from dd_jax.evaluation import Training
-from dd_jax.files.report import percent, percent_reported
-from dd_jax.files.storage import write_atomically
+from dd_jax.files.atomic import write_atomically
+from dd_jax.files.text import percent, percent_reported
 
 from .ablations import TITLES, VALUES
 from .runner import parse, run_as_script
@@ -39,6 +39,8 @@ KEPT: dict[str, dict[str, str]] = {
 }
 OPTIONAL = {"evaluation.json", *(f"{axis}.png" for axis in VALUES)}
 LARGEST = 2**21  # bytes of a file: the weights of a known AlexCifarNet are more
+HEADLINES = ("fixed_init/digits", "fixed_init/mnist", "random_init/mnist", "fixed_init/cifar10")
+"""The records of which README.md has a row, in its order."""
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
 
 
@@ -184,12 +186,12 @@ def _check_evaluation(run: Path) -> None:
 
 
 def tables(results: Path) -> str:
-    """The Markdown tables of every record, sorted by folder; measured figures beside the paper's."""
+    """The Markdown tables of every record, sorted by folder; measured figures beside the paper's. For docs/."""
     return tables_of(read_records(results).values())
 
 
 def tables_of(records: Collection[Record]) -> str:
-    """The Markdown tables of these records."""
+    """The Markdown tables of these records, for docs/."""
     records = sorted(records, key=lambda record: (list(KEPT).index(record.experiment), record.name))
 
     def of(*experiments: str) -> list[Record]:
@@ -207,7 +209,7 @@ def tables_of(records: Collection[Record]) -> str:
         ]
     for record in of("ablations"):
         parts += [
-            f"[Ablations]({record.place}) on {record.name}, {record.json()['outer_steps']:,} outer steps for each "
+            f"[Ablations](../{record.place}) on {record.name}, {record.json()['outer_steps']:,} outer steps for each "
             "value, a reduced budget:",
             _table("setting | value: accuracy", _cells(record)),
         ]
@@ -220,6 +222,14 @@ def tables_of(records: Collection[Record]) -> str:
         rows = [row(record) for record in of(experiment)]
         parts += [title, _table(heading, rows)] if rows else []
     return "\n\n".join(parts)
+
+
+def headlines_of(records: Collection[Record]) -> str:
+    """The rows of README.md, with the most important columns."""
+    held = {f"{record.experiment}/{record.name}": record for record in records}
+    rows = [dict(_cells(held[place])) for place in HEADLINES if place in held]
+    cells = (tuple(row[column] for column in _HEADLINE_COLUMNS) for row in rows)
+    return _table(" | ".join(_HEADLINE_COLUMNS), cells).replace("](../", "](")
 
 
 def _cells(record: Record) -> list[tuple[str, str]]:
@@ -238,7 +248,7 @@ def _table(heading: str, rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _link(record: Record) -> str:
-    return f"[{record.name}]({record.place})"
+    return f"[{record.name}](../{record.place})"
 
 
 def _known(result: dict[str, Any]) -> bool:
@@ -249,6 +259,10 @@ def _known(result: dict[str, Any]) -> bool:
 _RUN = (
     "run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
     "| after, reported"
+)
+_HEADLINE_COLUMNS = (
+    *("run", "data", "networks", "images", "GD steps", "time"),
+    *("before", "after, measured", "after, reported"),
 )
 
 
@@ -367,25 +381,27 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _around_tables(readme: Path) -> tuple[str, str]:
-    """What stands before and after the tables.
+PAGES = {"README.md": headlines_of, "docs/results.md": tables_of}
+"""What stands between the marks of each page."""
+
+
+def _around_tables(page: str) -> tuple[str, str]:
+    """What stands before and after the tables of a page.
 
     Raises:
-      ValueError: there is no such README.md; an installed package has none.
+      ValueError: there is no such page; an installed package has none.
     """
-    text = readme.read_text() if readme.is_file() else ""
+    path = ROOT / page
+    text = path.read_text() if path.is_file() else ""
     if BEGIN not in text or END not in text:
-        raise ValueError(
-            f"README.md: {readme} has no tables; records are kept in a checkout of dd_jax, so run it there"
-        )
+        raise ValueError(f"{page}: {path} has no tables; records are kept in a checkout of dd_jax, so run it there")
     return text.split(BEGIN)[0], text.split(END)[1]
 
 
 def main(argv: list[str]) -> None:
     """The command line of this module."""
     config = parse(Config(), __doc__ or "", "", argv)
-    results, readme = ROOT / "results", ROOT / "README.md"
-    above, below = _around_tables(readme)
+    results, around = ROOT / "results", {page: _around_tables(page) for page in PAGES}
     held, new = read_records(results), read_runs(config.runs)
     differing = {place: record for place, record in new.items() if record != held.get(place)}
     for place in new:
@@ -393,11 +409,13 @@ def main(argv: list[str]) -> None:
     replaced = [place for place in differing if place in held]
     if replaced and not config.replace:
         raise ValueError(f"runs: {', '.join(replaced)} would be replaced, and nothing is; give --replace to do so")
-    text = tables_of((held | new).values())
+    records = (held | new).values()
+    texts = {page: f"{BEGIN}\n{tables_for(records)}\n{END}" for page, tables_for in PAGES.items()}
     for record in differing.values():
         write(record, results)
-    write_atomically(readme, f"{above}{BEGIN}\n{text}\n{END}{below}")
-    print(f"README.md: its tables are written from the {len(held | new)} records under results")
+    for page, (above, below) in around.items():
+        write_atomically(ROOT / page, above + texts[page] + below)
+    print(f"{', '.join(PAGES)}: their tables are written from the {len(records)} records under results")
 
 
 def _news(held: Record | None, new: Record) -> str:

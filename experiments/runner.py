@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import logging
-import math
 import os
 import platform
 import re
@@ -27,10 +26,11 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 
 import dd_jax
+from dd_jax.checks import positive, require  # noqa: F401, for the experiments
 from dd_jax.data.readers import is_path
+from dd_jax.files.atomic import first_line, write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
-from dd_jax.files.report import to_png
-from dd_jax.files.storage import first_line, write_atomically, write_json
+from dd_jax.files.figures import to_png
 from dd_jax.outer_step import OuterInfo
 
 COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
@@ -397,14 +397,3 @@ def provenance() -> dict[str, Any]:
         "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
     }
-
-
-def require(holds: bool, name: str, value: Any, accepted: str) -> None:
-    """Raises ``ValueError`` naming the setting, its value and what is accepted, unless ``holds``."""
-    if not holds:
-        raise ValueError(f"{name}: {value} is not accepted; use {accepted}")
-
-
-def positive(name: str, value: float) -> None:
-    """Requires a finite number above zero."""
-    require(math.isfinite(value) and value > 0, name, value, "a positive number")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dd_jax.files.report import percent
-from dd_jax.files.storage import write_json
+from dd_jax.files.atomic import write_json
+from dd_jax.files.text import percent
 
 from . import fixed_init, random_init
 from .distil import Config as Base

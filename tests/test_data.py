@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data.dataset import batch_drawer, crop_and_flip, make_dataset, normalise, shift
+from dd_jax.data.augment import crop_and_flip, shift
+from dd_jax.data.batches import batch_drawer
+from dd_jax.data.dataset import make_dataset, normalise
 from dd_jax.data.readers import RawData, conform
 from dd_jax.evaluation import evaluate
 
@@ -121,6 +123,11 @@ def test_batches_are_examples_with_their_own_labels_drawn_evenly_by_key():
     assert np.sum((counts - 4096 / len(counts)) ** 2 / (4096 / len(counts))) < 2 * len(counts)  # χ²
     np.testing.assert_array_equal(draw(jax.random.key(0), data.train)[0], images)
     assert not np.array_equal(draw(jax.random.key(1), data.train)[0], images)
+
+
+def test_a_batch_of_no_images_is_refused():
+    with pytest.raises(ValueError, match=r"^size: 0 is not accepted; use 1 or more"):
+        batch_drawer(make_dataset(RAW), 0)
 
 
 def test_crop_and_flip_gives_every_shift_of_the_reflected_image_and_its_mirror():

@@ -58,9 +58,10 @@ def test_the_wheel_claims_one_name_and_holds_every_module(built):
         names = wheel.namelist()
         (entry_points,) = (wheel.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dd_jax"}
-    for module in (*ROOT.glob("dd_jax/*.py"), *ROOT.glob("experiments/*.py")):
+    for module in (*ROOT.glob("dd_jax/**/*.py"), *ROOT.glob("experiments/*.py")):
         here = module.relative_to(ROOT).as_posix()
         assert (here if here.startswith("dd_jax/") else f"dd_jax/{here}") in names
+    assert "dd_jax/py.typed" in names  # so that a user's type checker reads our annotations
     assert entry_points.split() == ["[console_scripts]", "dd-jax", "=", "dd_jax.command:main"]
 
 
@@ -71,6 +72,35 @@ def test_the_sdist_holds_what_the_tests_need(built):
     needed += [path for part in ("tests", "benchmarks") for path in (ROOT / part).glob("*.py")]
     needed += [path for path in (ROOT / "results").rglob("*") if path.is_file()]
     assert {path.relative_to(ROOT).as_posix() for path in needed} <= names
+
+
+SLOW_TO_IMPORT = {"PIL", "matplotlib", "orbax", "sklearn", "tensorflow", "tensorflow_datasets"}
+NEEDS_ONE = {  # and no module of the algorithm imports these
+    *("dd_jax.baselines", "dd_jax.data.pictures", "dd_jax.data.readers.usps", "dd_jax.files.checkpoint"),
+    *("dd_jax.files.figures", "dd_jax.weights.bank"),
+}
+LOADED = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_algorithm_loads_jax_and_the_networks_flax_and_nothing_slow():
+    paths = [path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("dd_jax/**/*.py")]
+    modules = {".".join(path.parts).removesuffix(".__init__") for path in paths}
+    assert modules >= NEEDS_ONE
+    networks = {name for name in modules if name.startswith("dd_jax.networks")}
+    for chosen, refused in (
+        (modules - NEEDS_ONE - networks, SLOW_TO_IMPORT | {"flax"}),
+        (modules - NEEDS_ONE, SLOW_TO_IMPORT),
+    ):
+        process = dd_jax(ROOT, ROOT, *sorted(chosen), code=LOADED)
+        assert process.returncode == 0, process.stderr
+        loaded = set(process.stdout.split())
+        assert {"jax", "optax"} <= loaded
+        assert not loaded & refused
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.files.storage import load_distilled
+from dd_jax.files.distilled_file import load_distilled
 from experiments import ablations, baselines, distil, evaluate, random_init
 from experiments.problem import assemble, dealt
 from experiments.runner import RunError

@@ -2,18 +2,20 @@
 
 import gzip
 import io
+import os
 import re
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data import readers
 from dd_jax.data.dataset import make_dataset
-from dd_jax.data.pictures import read_picture, resize, shown
-from dd_jax.data.readers import content_fingerprint, is_path, read
+from dd_jax.data.forms import resize
+from dd_jax.data.pictures import read_picture, shown
+from dd_jax.data.readers import READERS, content_fingerprint, is_path, read, tfds
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)
@@ -172,6 +174,187 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
         read(str(tmp_path))
     with pytest.raises(ValueError, match="is no folder"):
         read(str(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def prepared(shape=(5, 4, 1), **splits):
+        """Prepares the set ``tiny_shapes``, of the images of each split and labels 0, 1, 2, 0, …"""
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+            }
+        )
+
+        class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            """Random images."""
+
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(images) for split, images in splits.items()}
+
+            def _generate_examples(self, images):
+                for i, image in enumerate(images):
+                    Image.fromarray(image).save(png := io.BytesIO(), "png")
+                    png.seek(0)
+                    yield i, {"image": png, "label": i % 3}
+
+        builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+        builder.download_and_prepare()
+
+    return prepared
+
+
+def damaged(path):
+    """The path, of a file that now ends half way."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+class Sources:
+    """A small source of each reader, and one of the same kind that cannot be read; None where there is none."""
+
+    def __init__(self, folder, prepare):
+        self.folder, self.prepare = folder, prepare
+
+    def digits(self):
+        return "digits", None
+
+    def function(self):
+        arrays = f"images=np.arange(240, dtype=np.uint8).reshape(12, 5, 4), labels=np.array({LABELS.tolist()})"
+        text = f"import numpy as np\n\ndef good():\n    return dict({arrays})\n\ndef bad():\n    return 1 / 0\n"
+        (self.folder / "mine_of_the_laws.py").write_text(text)
+        return "mine_of_the_laws:good", "mine_of_the_laws:bad"
+
+    def tfds(self):
+        self.prepare(train=IMAGES, test=255 - IMAGES)
+        return "tiny_shapes", "no_such_set"
+
+    def npz(self):
+        held = {"images": IMAGES, "labels": LABELS, "test_images": IMAGES[:6], "test_labels": LABELS[:6]}
+        for name in ("good", "bad"):
+            np.savez(self.folder / f"{name}.npz", **held)
+        return str(self.folder / "good.npz"), str(damaged(self.folder / "bad.npz"))
+
+    def idx(self):
+        for name in ("good", "bad"):
+            (self.folder / name).mkdir()
+            write_idx(self.folder / name / "train-images-idx3-ubyte", IMAGES)
+            write_idx(self.folder / name / "train-labels-idx1-ubyte", LABELS)
+        return str(self.folder / "good"), str(damaged(self.folder / "bad" / "train-images-idx3-ubyte").parent)
+
+    def folder_by_class(self):
+        for name in ("good", "bad"):
+            write_classes(self.folder / name)
+        damaged(self.folder / "bad" / "cat" / "00.png")
+        return str(self.folder / "good"), str(self.folder / "bad")
+
+    def of(self, reader):
+        return getattr(self, "folder_by_class" if reader == "folder" else reader)()
+
+
+@pytest.fixture
+def sources(tmp_path, prepare, monkeypatch):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return Sources(folder, prepare)
+
+
+def check_labelled(images, labels, shape, classes):
+    """The contract of one split."""
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    assert images.shape == (*labels.shape, *shape)
+    assert labels.min() >= 0
+    assert labels.max() < classes
+
+
+@pytest.mark.parametrize("name", READERS)
+class TestLaws:
+    """What every reader does. A new one needs a source in :class:`Sources`, and nothing else."""
+
+    def test_its_source_is_its_own(self, name, sources):
+        for source in filter(None, sources.of(name)):
+            assert next(reader for reader, row in READERS.items() if row.takes(source)) == name
+
+    @pytest.mark.parametrize(("size", "channels"), [(None, None), (7, 3), (6, 1)])
+    def test_what_it_reads_has_the_types_shapes_and_ranges_of_raw_data(self, name, sources, size, channels):
+        source, _ = sources.of(name)
+        raw = read(source, size, channels)
+        shape, classes = raw.images.shape[1:], len(raw.class_names)
+        assert len(shape) == 3
+        assert shape == (size or shape[0], size or shape[1], channels or 1)
+        check_labelled(raw.images, raw.labels, shape, classes)
+        np.testing.assert_array_equal(np.unique(raw.labels), np.arange(classes))  # each is there
+        assert len(set(raw.class_names)) == classes >= 2
+        assert all(type(text) is str for text in raw.class_names)
+        for images, labels in (
+            (raw.test_images, raw.test_labels),
+            (raw.validation_images, raw.validation_labels),
+        ):
+            assert (images is None) == (labels is None)
+            if images is not None:
+                check_labelled(images, labels, shape, classes)
+
+    def test_it_reads_the_same_again(self, name, sources):
+        source, _ = sources.of(name)
+        assert content_fingerprint(read(source)) == content_fingerprint(read(source))
+
+    def test_what_it_cannot_read_is_refused_in_one_line_that_names_it(self, name, sources):
+        _, source = sources.of(name)
+        if source is None:
+            pytest.skip("it is part of scikit-learn")
+        with pytest.raises(ValueError, match=f"^dataset: [^\n]*{re.escape(source)}[^\n]*$"):
+            read(source)
+
+
+OWN = """
+import numpy as np
+from dd_jax.data.readers import RawData
+images, labels = np.arange(240, dtype=np.uint8).reshape(12, 5, 4), np.arange(12) % 3
+def named():
+    return {"images": images / 255, "labels": labels, "test_images": images, "test_labels": labels}
+def raw():
+    return RawData(images[..., None], labels, images[:3, ..., None], labels[:3], ("a", "b", "c"))
+def pair():
+    return images, labels
+def negative():
+    return {"images": images, "labels": labels - 1}
+def fails():
+    raise KeyError("no such thing")
+"""
+
+
+def test_a_function_of_ones_own_is_read_from_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_reader.py").write_text(OWN)
+    named, raw = read("own_reader:named"), read("own_reader:raw", 7)
+    np.testing.assert_array_equal(named.images.ravel(), np.arange(240))
+    np.testing.assert_array_equal(named.test_images, named.images)
+    assert raw.images.shape == (12, 7, 7, 1)
+    assert raw.class_names == ("a", "b", "c")
+    assert str(tmp_path) not in sys.path
+    for source, message in (
+        ("own_reader:pair", "own_reader:pair returns tuple; use a mapping with 'images' and 'labels'"),
+        ("own_reader:negative", "own_reader:negative has a label -1 in labels"),
+        ("own_reader:fails", "own_reader:fails fails with KeyError: 'no such thing'"),
+        ("own_reader:images", "'own_reader:images' is no function, but ndarray; use an import path"),
+        ("own_reader:other", "'own_reader:other' is not found: own_reader has no 'other'"),
+        ("no_such_package.there:other", "is not found: there is no module 'no_such_package'"),
+    ):
+        with pytest.raises(ValueError, match=f"^dataset: .*{message}"):
+            read(source)
 
 
 def picture(tmp_path, image, name="one.png", **options):
@@ -598,43 +781,6 @@ class TestTfds:
     """Small TFDS sets made here and read back without TensorFlow."""
 
     @pytest.fixture
-    def prepare(self, tmp_path, monkeypatch):
-        tfds = pytest.importorskip("tensorflow_datasets")
-        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-        def prepared(shape=(5, 4, 1), **splits):
-            """Prepares the set ``tiny_shapes``, of the images of each split and labels 0, 1, 2, 0, …"""
-            features = tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=shape, encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
-                }
-            )
-
-            class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-                """Random images."""
-
-                VERSION = tfds.core.Version("1.0.0")
-
-                def _info(self):
-                    return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
-
-                def _split_generators(self, dl_manager):
-                    return {split: self._generate_examples(images) for split, images in splits.items()}
-
-                def _generate_examples(self, images):
-                    for i, image in enumerate(images):
-                        Image.fromarray(image).save(png := io.BytesIO(), "png")
-                        png.seek(0)
-                        yield i, {"image": png, "label": i % 3}
-
-            builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
-            builder.download_and_prepare()
-
-        return prepared
-
-    @pytest.fixture
     def data_dir(self, prepare, tmp_path):
         """Twelve random images, and their negatives for testing."""
         prepare(train=IMAGES, test=255 - IMAGES)
@@ -649,10 +795,10 @@ class TestTfds:
             assert raw.test_images is not None
             assert {image.tobytes() for image in raw.test_images} == {(255 - image).tobytes() for image in IMAGES}
             assert raw.class_names == ("cat", "dog", "eel")
-            monkeypatch.setattr(readers, "_decode", None)  # the second time must not decode again
+            monkeypatch.setattr(tfds, "_decode", None)  # the second time must not decode again
 
     def test_a_missing_set_says_what_to_do(self, data_dir, monkeypatch):
-        monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ValueError, match=r"'mnist' is not in .*tfds build mnist --file_format=array_record"):
             read("mnist")
         with pytest.raises(ValueError, match="'no_such_set' is neither a TFDS set nor a path"):

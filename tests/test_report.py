@@ -11,7 +11,9 @@ import pytest
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
-from dd_jax.files.report import draw_curve, draw_images, html_report, one_line, to_png
+from dd_jax.files.figures import draw_curve, draw_images, to_png
+from dd_jax.files.page import html_report
+from dd_jax.files.text import one_line
 
 
 def drawn(figure) -> Any:

@@ -1,4 +1,4 @@
-"""The README's table comes from records, and records from finished runs."""
+"""The tables of the README and of docs/results.md come from records, and records from finished runs."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dd_jax.evaluation import Training
-from dd_jax.files.storage import load_distilled
+from dd_jax.files.distilled_file import load_distilled
 from experiments import results
 
 RESULTS = results.ROOT / "results"
@@ -18,7 +18,9 @@ FILES = sorted(RESULTS.glob("*/*/distilled.npz"))
 def checkout(tmp_path, monkeypatch):
     """An empty one, of which the command is part."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    (tmp_path / "docs").mkdir()
+    for page in results.PAGES:
+        (tmp_path / page).write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
     return tmp_path
 
 
@@ -55,18 +57,18 @@ def test_the_table_holds_what_was_measured_beside_what_was_reported(checkout, ca
     results.main([str(checkout / "runs" / name) for name in "ba"])
     assert capsys.readouterr().out == (
         "results/fixed_init/b: new\nresults/fixed_init/a: new\n"
-        "README.md: its tables are written from the 2 records under results\n"
+        "README.md, docs/results.md: their tables are written from the 2 records under results\n"
     )
-    readme = (checkout / "README.md").read_text()
-    rows = [line for line in readme.splitlines() if "results/fixed_init" in line]
+    page = (checkout / "docs/results.md").read_text()
+    rows = [line for line in page.splitlines() if "results/fixed_init" in line]
     assert [row.split("|")[-4:-1] for row in rows] == [
         [" 10.00 % (n = 1) ", " 80.00 ± 1.00 % (n = 200) ", " 96.6 % "],
         [" 10.00 % (n = 1) ", " 91.23 ± 1.00 % (n = 200) ", " – "],
     ]
     assert "2,400 × 256 | 10 min" in rows[0]
-    assert readme.startswith("before\n")
-    assert readme.endswith("\nafter\n")
-    assert "old" not in readme
+    assert page.startswith("before\n")
+    assert page.endswith("\nafter\n")
+    assert "old" not in page
     assert (checkout / "results" / "fixed_init" / "a" / "images.png").read_bytes() == b"picture"
 
 
@@ -83,8 +85,11 @@ def test_without_runs_the_tables_are_written_again(checkout, capsys):
     finished_run(checkout / "runs" / "a", 0.8, None)
     results.record(checkout / "runs" / "a", checkout / "results")
     results.main([])
-    assert "results/fixed_init/a" in (checkout / "README.md").read_text()
-    assert capsys.readouterr().out == "README.md: its tables are written from the 1 records under results\n"
+    assert "results/fixed_init/a" in (checkout / "docs/results.md").read_text()
+    assert (
+        capsys.readouterr().out
+        == "README.md, docs/results.md: their tables are written from the 1 records under results\n"
+    )
 
 
 def test_a_record_that_differs_is_replaced_only_when_told_so(checkout, capsys):
@@ -110,7 +115,7 @@ def test_a_record_that_differs_is_replaced_only_when_told_so(checkout, capsys):
     assert files(checkout) == before
     results.main([str(other), str(run), "--replace"])
     assert said in capsys.readouterr().out
-    assert "| 70.00 ± 1.00 % (n = 200) |" in (checkout / "README.md").read_text()
+    assert "| 70.00 ± 1.00 % (n = 200) |" in (checkout / "docs/results.md").read_text()
     assert (checkout / "results" / "fixed_init" / "other" / "result.json").is_file()
 
 
@@ -153,10 +158,11 @@ def test_nothing_is_recorded_unless_everything_can_be(checkout):
 
 
 def test_outside_a_checkout_it_refuses(checkout):
-    (checkout / "README.md").unlink()
-    with pytest.raises(ValueError, match=r"^README\.md: .* has no tables; records are kept in a checkout of dd_jax"):
-        results.main([])
-    assert not any(checkout.iterdir())
+    for page in ("docs/results.md", "README.md"):
+        (checkout / page).unlink()
+        with pytest.raises(ValueError, match=rf"^{page}: .* has no tables; records are kept in a checkout of dd_jax"):
+            results.main([])
+    assert not files(checkout)
 
 
 def test_a_run_for_random_networks_is_one_even_if_tested_on_one(checkout):
@@ -165,14 +171,24 @@ def test_a_run_for_random_networks_is_one_even_if_tested_on_one(checkout):
         content = (checkout / "runs" / name / "result.json").read_text()
         (checkout / "runs" / name / "result.json").write_text(content.replace('"n": 200', '"n": 1'))
     results.main([str(checkout / "runs" / name) for name in ("known", "random")])
-    readme = (checkout / "README.md").read_text()
-    assert "| [known](results/fixed_init/known) | mnist | known |" in readme
-    assert "| [random](results/fixed_init/random) | mnist | random |" in readme
+    page = (checkout / "docs/results.md").read_text()
+    assert "| [known](../results/fixed_init/known) | mnist | known |" in page
+    assert "| [random](../results/fixed_init/random) | mnist | random |" in page
 
 
-def test_the_readme_has_the_tables_of_the_records():
-    readme = (results.ROOT / "README.md").read_text()
-    assert readme.split(results.BEGIN)[1].split(results.END)[0] == f"\n{results.tables(RESULTS)}\n"
+@pytest.mark.parametrize("page", results.PAGES)
+def test_a_page_has_the_tables_of_the_records(page):
+    between = (results.ROOT / page).read_text().split(results.BEGIN)[1].split(results.END)[0]
+    assert between == f"\n{results.PAGES[page](results.read_records(RESULTS).values())}\n"
+
+
+def test_the_readme_has_a_row_of_each_headline_with_the_figures_of_the_tables():
+    summary, tables = results.headlines_of(results.read_records(RESULTS).values()), results.tables(RESULTS)
+    rows = summary.splitlines()[2:]
+    assert [row.split("](results/")[1].split(")")[0] for row in rows] == list(results.HEADLINES)
+    for place, row in zip(results.HEADLINES, rows, strict=True):
+        full = next(line for line in tables.splitlines() if f"](../results/{place})" in line)
+        assert row.split(" | ")[-3:] == full.split(" | ")[-3:]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(path.parts[-3:-1]))
@@ -271,5 +287,5 @@ def test_a_table_of_baselines_follows(checkout):
     (run / "result.json").write_text('{"experiment": "baselines", "wall_seconds": 90.0, "rows": []}')
     (run / "table.md").write_text("| a | b |\n")
     results.main([str(run)])
-    readme = (checkout / "README.md").read_text()
-    assert "Baselines on mnist, as many images as `random_init` (90 s):\n\n| a | b |\n" in readme
+    page = (checkout / "docs/results.md").read_text()
+    assert "Baselines on mnist, as many images as `random_init` (90 s):\n\n| a | b |\n" in page

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dd_jax.data.dataset import batch_drawer, make_dataset
+from dd_jax.data.batches import batch_drawer
+from dd_jax.data.dataset import make_dataset
 from dd_jax.data.readers import conform, read
 
 RNG = np.random.default_rng(2)

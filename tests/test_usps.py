@@ -12,8 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from dd_jax.data import readers, usps
-from dd_jax.data.readers import read
+from dd_jax.data.readers import read, tfds, usps
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 16, 16), dtype=np.uint8)
@@ -75,7 +74,7 @@ def source(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None)  # no TensorFlow, even where it is
+    monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: None)  # no TensorFlow, even where it is
     yield folder
     server.shutdown()
     server.server_close()
@@ -110,7 +109,7 @@ tfds.builder = lambda name, **_: exit(tfds.builder_cls(name).__module__)
 read("usps")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == "dd_jax.data.usps"
+    assert done.stderr.splitlines()[-1] == "dd_jax.data.readers.usps"
 
 
 def test_a_source_that_cannot_be_used_is_refused_and_leaves_nothing_prepared(source, tmp_path):

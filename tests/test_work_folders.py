@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dd_jax.base import Network
-from dd_jax.files.report import draw_images
-from dd_jax.files.storage import load_distilled
+from dd_jax.files.distilled_file import load_distilled
+from dd_jax.files.figures import draw_images
 from dd_jax.outer_step import OuterRecipe
 from experiments import distil, evaluate, fixed_init, results, seeds
 from experiments.problem import Weights, dataset_from, nets_of, path_from, streams
@@ -213,7 +213,7 @@ def test_a_run_is_repeated_for_each_seed_and_the_spread_told(copied, capsys):
     with pytest.raises(ValueError, match=r"holds a run with other settings \(data is "):
         seeds.main(command)
     results.record(copied / "seeds", copied / "results")
-    assert "| [seeds](results/seeds/seeds) | 0, 1 | " in results.tables(copied / "results")
+    assert "| [seeds](../results/seeds/seeds) | 0, 1 | " in results.tables(copied / "results")
 
 
 def test_evaluation_finds_the_data_from_any_folder_and_knows_them(copied, monkeypatch, tmp_path):

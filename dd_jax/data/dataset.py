@@ -1,18 +1,15 @@
-"""Data sets on the device: splits, normalisation, and minibatches drawn by key inside the jitted step."""
+"""Data sets on the device: three disjoint splits, and their normalisation."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from sklearn.model_selection import train_test_split
 
-from dd_jax.data.readers import RawData
+from dd_jax.data.readers.raw import RawData
 
 TEST_FRACTION = 0.2  # held out where a source has no test split, always the same examples
-_PADDING = 4  # pixels, of the random crop
 
 
 class Split(NamedTuple):
@@ -84,6 +81,8 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
 
 def _stratified(images, labels, fraction, seed, names, use):
     """Splits a share off, with examples of every class on both sides."""
+    from sklearn.model_selection import train_test_split  # here: slow to import, and the algorithm does without
+
     try:
         keep, held = train_test_split(
             np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed, shuffle=True
@@ -106,50 +105,3 @@ def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """uint8 ``[..., D]`` to float32 with mean 0 and std 1 over the training split."""
     mean, std = (jnp.asarray(a, jnp.float32).reshape((1,) * (images.ndim - 1) + (-1,)) for a in (mean, std))
     return images.astype(jnp.float32) * (1 / (255 * std)) - mean / std
-
-
-def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """CIFAR-10's augmentation: pad by 4 (reflect), crop at random, flip half of the images. ``[B, H, W, D]``."""
-    crop_key, flip_key = jax.random.split(key)
-    cropped = _padded_and_cropped(crop_key, images, _PADDING, "reflect")
-    flip = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1, 1, 1))
-    return jnp.where(flip, cropped[:, :, ::-1], cropped)
-
-
-def shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
-    """Moves each image by up to so many pixels either way, its edges repeated. ``[B, H, W, D]``."""
-    return _padded_and_cropped(key, images, pixels, "edge")
-
-
-def _padded_and_cropped(key: jax.Array, images: jax.Array, pixels: int, mode: Any) -> jax.Array:
-    count, height, width, depth = images.shape
-    padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)), mode=mode)
-    corners = jax.random.randint(key, (count, 2), 0, 2 * pixels + 1)
-    return jax.vmap(
-        lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, depth))
-    )(padded, corners)
-
-
-def batch_drawer(
-    dataset: Dataset, size: int, *, augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-) -> Callable[[jax.Array, Split], tuple[jax.Array, jax.Array]]:
-    """Draws real minibatches, with replacement: ``(key, split) -> (images [B, H, W, D], labels [B, C])``.
-
-    The split is an argument rather than closed over, so that jit does not copy it into the program.
-
-    Args:
-      dataset: gives the normalisation and the number of classes.
-      size: B.
-      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`crop_and_flip`.
-    """
-    mean, std, classes = dataset.mean, dataset.std, len(dataset.class_names)
-
-    def draw(key, split):
-        index_key, augment_key = jax.random.split(key)
-        index = jax.random.randint(index_key, (size,), 0, split.labels.shape[0])
-        images, labels = take(split, index)
-        if augment is not None:
-            images = augment(augment_key, images)
-        return normalise(images, mean, std), jax.nn.one_hot(labels, classes)
-
-    return draw

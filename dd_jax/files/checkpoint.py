@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from dd_jax.files.storage import first_line, named_leaves, set_aside, whole_or_absent
+from dd_jax.files.atomic import first_line, set_aside, whole_or_absent
+from dd_jax.files.trees import named_leaves
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dd_jax.base import Network, Params
-from dd_jax.files.storage import first_line, named_leaves, restructured, set_aside, whole_or_absent
+from dd_jax.files.atomic import first_line, set_aside, whole_or_absent
+from dd_jax.files.trees import named_leaves, restructured
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from dd_jax.base import Network, Params
-from dd_jax.files.storage import named_leaves
+from dd_jax.files.trees import named_leaves
 
 # gain -> initializer of one kernel. Fan-in and fan-out count the receptive field.
 _KERNELS: dict[str, Callable[[float], Callable[..., jax.Array]]] = {

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from dd_jax import backend
 from dd_jax.base import Loss, Params
+from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, Split, normalise, take
 from dd_jax.objectives import mean_of
 from dd_jax.parallel import dealt_out
@@ -46,8 +47,7 @@ def check_pretraining(recipe: PretrainRecipe, examples: int) -> None:
         ("batch_size", f"1 … {examples}, the training examples", 1, examples + 1),
     ):
         value = getattr(recipe, name)
-        if not least <= value < below:
-            raise ValueError(f"recipe.{name}: {value} is not accepted; use {accepted}")
+        require(least <= value < below, f"recipe.{name}", value, accepted)
 
 
 class Training(NamedTuple):
@@ -82,7 +82,7 @@ def pretraining(
       dataset: gives the normalisation, the number of classes and the size of the training split; the split itself is an
         argument of ``epoch``, so that jit does not copy it into the program.
       recipe: the settings.
-      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.dataset.crop_and_flip`.
+      augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.augment.crop_and_flip`.
 
     Returns:
       The pair. ``epoch`` deals the networks out over as many devices as divide their number; on each, they take their

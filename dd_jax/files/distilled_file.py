@@ -1,68 +1,19 @@
-"""Files that are either whole or absent: atomic writes, and distilled data as ``.npz``."""
+"""``distilled.npz``: distilled data with all it takes to train on them, in any framework."""
 
-import contextlib
 import io
-import itertools
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.base import Distilled, Params
+from dd_jax.files.atomic import write_atomically
+from dd_jax.files.trees import named_leaves, restructured
 
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
-    data = content.encode() if isinstance(content, str) else content
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException as error:
-            os.unlink(file.name)
-            if isinstance(error, OSError) and error.errno and error.filename is None:
-                raise OSError(error.errno, error.strerror, str(path)) from error  # which a full disk does not name
-            raise
-
-
-def set_aside(path: Path, folder: Path) -> Path:
-    """Moves something damaged into a folder for such, made if it is missing, under a name not taken; returns where."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = (f"{path.name}{'' if i == 0 else f'.{i}'}" for i in itertools.count())
-    target = next(folder / name for name in names if not (folder / name).exists())
-    return path.rename(target)
-
-
-@contextlib.contextmanager
-def whole_or_absent(folder: Path) -> Iterator[None]:
-    """While orbax saves to ``folder``: a save that fails, as on a full disk, leaves nothing of itself behind."""
-    try:
-        yield
-    except BaseException:
-        for part in folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its text, short enough for one line of ours."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Atomic, indented JSON; NaN is refused (``ValueError``), since JSON has none."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+_ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
+_WEIGHTS = "initial_weights/"
 
 
 class DistilledFile(NamedTuple):
@@ -90,34 +41,6 @@ class DistilledFile(NamedTuple):
         """
         named = {name: jnp.asarray(array) for name, array in self.initial_weights.items()}
         return restructured(named, theta, "distilled data: its initial weights do")
-
-
-def named_leaves(theta: Params) -> dict[str, Any]:
-    """The leaves of a pytree by name, for example ``"params/Conv_0/kernel"``, in its own order."""
-    leaves = jax.tree_util.tree_flatten_with_path(theta)[0]
-    return {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
-
-
-def restructured(arrays: Mapping[str, Any], like: Params, subject: str, *, many: bool = False) -> Params:
-    """Named arrays as a pytree like ``like``; with ``many``, each with one more axis in front.
-
-    Raises:
-      ValueError: names or shapes that are not those of ``like``; the message begins with ``subject``.
-    """
-    named = named_leaves(like)
-    wanted = {name: tuple(leaf.shape) for name, leaf in named.items()}
-    held = {name: tuple(array.shape[many:]) for name, array in arrays.items()}
-    if wanted != held:
-        differing = sorted(dict(wanted.items() ^ held.items()))[0]
-        raise ValueError(
-            f"{subject} not fit the network ({differing} is {held.get(differing)} there and {wanted.get(differing)} "
-            "in the network)"
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named])
-
-
-_ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
-_WEIGHTS = "initial_weights/"
 
 
 def save_distilled(

@@ -1,0 +1,144 @@
+"""Labelled images as every reader returns them: checked, told apart by content, brought to one form."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dd_jax.data.forms import check_form, form_advice, formed
+from dd_jax.files.atomic import first_line
+
+
+class RawData(NamedTuple):
+    """Labelled images as read. A source without a test or validation split has none here."""
+
+    images: np.ndarray  # [N, H, W, D] uint8
+    labels: np.ndarray  # [N] int32 in [0, C)
+    test_images: np.ndarray | None
+    test_labels: np.ndarray | None
+    class_names: tuple[str, ...]  # C of them
+    validation_images: np.ndarray | None = None
+    validation_labels: np.ndarray | None = None
+
+
+def conform(raw: RawData, size: int | None = None, channels: int | None = None) -> RawData:
+    """Brings the images of all splits to ``[N, size, size, channels]``, so that one network takes several sources.
+
+    Sizes change by bicubic resizing. Grey is repeated over three channels; colour becomes its luma, as in Pillow's "L".
+
+    Args:
+      raw: labelled images, ``[N, H, W, 1 or 3]``.
+      size: height and width; None keeps both.
+      channels: 1 (grey) or 3 (colour); None keeps them.
+
+    Raises:
+      ValueError: a size below 1, or another number of channels.
+    """
+    check_form(size, channels)
+    fields = ("images", "test_images", "validation_images")
+    held = {field: getattr(raw, field) for field in fields if getattr(raw, field) is not None}
+    return raw._replace(**{field: formed(images, size, channels) for field, images in held.items()})
+
+
+def content_fingerprint(raw: RawData) -> str:
+    """Twelve hex digits that tell labelled images apart by content, wherever they were read from."""
+    digest = hashlib.sha256()
+    for field, value in raw._asdict().items():
+        if isinstance(value, np.ndarray):
+            digest.update(repr((field, value.dtype.str, value.shape)).encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(repr((field, value)).encode())
+    return digest.hexdigest()[:12]
+
+
+_Arrays = tuple[Any, Any]  # images and labels, None where there are none
+
+
+def checked(source: str, splits: Mapping[str, _Arrays], class_names: Any = None) -> RawData:
+    """Brings the arrays of ``train``, ``validation`` and ``test`` into :class:`RawData`'s form, or says what is wrong.
+
+    Validation examples without test examples become these.
+    """
+    images = checked_images(source, "images", splits["train"][0])
+    labels = _checked_labels(source, "labels", splits["train"][1], len(images))
+    present = np.unique(labels)
+    names = None if class_names is None else _checked_names(source, class_names)
+    count = present[-1] + 1 if names is None else len(names)
+    if present[-1] >= count:
+        raise ValueError(f"dataset: {source} has a label {present[-1]}; accepted are 0 to {count - 1}")
+    if len(present) < count or count < 2:
+        missing = np.flatnonzero(np.append(present, -1) != np.arange(len(present) + 1))[0]
+        what = f"no training example of class {missing}" if count > 1 else "only one class"
+        raise ValueError(f"dataset: {source} has {what}; every label from 0 to the highest needs at least one")
+    none = (None, None)
+    validation, test = (
+        _checked_split(source, role, *splits.get(role, none), images.shape[1:], count)
+        for role in ("validation", "test")
+    )
+    if test[0] is None:
+        validation, test = none, validation
+    return RawData(images, labels, *test, names or tuple(map(str, range(count))), *validation)
+
+
+def _checked_split(source, role, images, labels, shape, classes) -> _Arrays:
+    if images is None and labels is None:
+        return None, None
+    if images is None or labels is None:
+        raise ValueError(f"dataset: {source} has {role} images or {role} labels without the other")
+    images = checked_images(source, f"{role}_images", images)
+    labels = _checked_labels(source, f"{role}_labels", labels, len(images))
+    if images.shape[1:] != shape:
+        wanted = f"not {shape} as for training; {form_advice(images.shape[1:], shape)}"
+        raise ValueError(f"dataset: {source} has {role} images of {images.shape[1:]}, {wanted}")
+    if labels.max() >= classes:
+        raise ValueError(f"dataset: {source} has a {role} label {labels.max()}, beyond the {classes} classes")
+    return images, labels
+
+
+def _checked_names(source, names) -> tuple[str, ...]:
+    names = np.asarray(names)
+    if names.ndim != 1 or names.dtype.kind not in "SUiu":
+        shown = f"of shape {names.shape} and type {names.dtype}"
+        raise ValueError(f"dataset: {source} has class_names {shown}; use one text or integer for each class")
+    try:
+        texts = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+        "".join(texts).encode()  # a folder's name need not be text
+    except UnicodeError as error:
+        raise ValueError(f"dataset: {source} has class_names that are not UTF-8 ({first_line(error)})") from error
+    twice = next((name for i, name in enumerate(texts) if name in texts[:i]), None)
+    if twice is not None:
+        raise ValueError(f"dataset: {source} has two classes called {twice!r} in class_names; use a name for each")
+    return texts
+
+
+def checked_images(source: str, field: str, images: Any) -> np.ndarray:
+    """Images as ``[N, H, W, 1 or 3]`` of uint8, or a ``ValueError`` that says what is wrong."""
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.size == 0 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"dataset: {source} has {field} of shape {images.shape}; use [N, H, W] or [N, H, W, 1 or 3]")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"dataset: {source} has {field} of type {images.dtype}; use uint8, or floats in [0, 1]")
+    if not np.isfinite(images).all():
+        raise ValueError(f"dataset: {source} has {np.sum(~np.isfinite(images))} NaN or infinite pixels in {field}")
+    if images.min() < 0 or images.max() > 1:
+        raise ValueError(f"dataset: {source} has {field} in [{images.min()}, {images.max()}]; floats must be in [0, 1]")
+    return np.round(images * 255).astype(np.uint8)
+
+
+def _checked_labels(source, field, labels, count) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"dataset: {source} has {field} of shape {labels.shape} and type {labels.dtype}; use {count} integers"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"dataset: {source} has a label {labels.min()} in {field}; labels start at 0")
+    if labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"dataset: {source} has a label {labels.max()} in {field}; labels number the classes from 0")
+    return labels.astype(np.int32)
