@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from benchmarks.workloads import WORKLOADS, arguments
 from dd_jax.files.storage import write_atomically
 from dd_jax.meta_gradient import meta_gradient
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.unroll import MODES, Mode
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from dd_jax.meta_gradient import mean_meta_gradient, meta_gradient, outer_objective
+from dd_jax.networks import from_flax, make_network
 from dd_jax.networks.convolution import Method
-from dd_jax.networks.paper import from_flax, make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.outer_step import OuterRecipe, outer_optimizer
 from dd_jax.unroll import DistilledData, Mode, noise

@@ -20,7 +20,7 @@ from dd_jax.data.readers import content_fingerprint, is_path
 from dd_jax.evaluation import Training, steps_of
 from dd_jax.files.report import percent
 from dd_jax.files.storage import DistilledFile, load_distilled, write_json
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 
 from .problem import (
     HeldOut,

@@ -19,7 +19,7 @@ from dd_jax.data.dataset import make_dataset, normalise
 from dd_jax.data.readers import read
 from dd_jax.evaluation import evaluate
 from dd_jax.files.storage import load_distilled
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, mean_of
 from dd_jax.unroll import DistilledData, unroll
 from experiments import fixed_init

@@ -9,7 +9,7 @@ import pytest
 
 from dd_jax.base import Network
 from dd_jax.meta_gradient import meta_gradient
-from dd_jax.networks.paper import from_flax, make_network
+from dd_jax.networks import from_flax, make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.unroll import DistilledData
 from dd_jax.weights.laws import LAWS, initial_weights
