@@ -14,7 +14,7 @@ _BLOCKS = ((1, 1), (2, 1), (2, 1), (2, 1))  # strides of the blocks of each stag
 
 
 class ResNet(nn.Module):
-    """A 3×3 convolution, four stages of two residual blocks, ``width`` to 8 · ``width`` channels, and the mean pixel."""
+    """A 3×3 convolution, four stages of two residual blocks, ``width`` to 8·``width`` channels, and the mean pixel."""
 
     outputs: int = 10
     width: int = 64
