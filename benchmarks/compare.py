@@ -1,6 +1,6 @@
 """Ours against the idiomatic JAX version and a PyTorch unroll, taking turns; prints the ratios.
 
-    python -m benchmarks.compare [W1 W2 W3 W4] [--rounds N] [--write]
+    python -m benchmarks.compare [W1 W2 W3 W4 W5] [--rounds N] [--write]
 
 Each lives in a process of its own, since the threads and the memory of one slow the others down. ``--write`` puts the
 table into benchmarks/README.md. PyTorch is left out where it is not installed.

@@ -1,6 +1,6 @@
 """Times one outer step of a workload and prints one JSON line.
 
-    python -m benchmarks.meta_step {W1,W2,W3,W4} [--iters N] [--mode MODE] [--convolution METHOD] [--idiomatic]
+    python -m benchmarks.meta_step {W1,W2,W3,W4,W5} [--iters N] [--mode MODE] [--convolution METHOD] [--idiomatic]
 
 ``--convolution`` tries another way to compute convolutions than the backend's default; ``--idiomatic`` times what one
 writes first in JAX instead of this package.

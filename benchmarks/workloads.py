@@ -5,12 +5,13 @@ W1        LeNet on 28×28×1, 1 step × 1 epoch, 10 images
 W2        LeNet, 10 steps × 3 epochs, 10 images a step, the mean over 4 nets
 W3        AlexCifarNet on 32×32×3, 10 steps × 3 epochs, 10 images a step
 W4        LeNet, 10 steps × 3 epochs, 10 images a step
+W5        ConvNet of width 32 on 32×32×3, 10 steps × 3 epochs, 10 images a step
 ========  ============================================================================================
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,8 +24,8 @@ from dd_jax.distilled import noise
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
 from dd_jax.meta_gradient import meta_gradient, outer_objective, over_networks
+from dd_jax.networks import from_flax, make_network
 from dd_jax.networks.convolution import Method
-from dd_jax.networks.paper import from_flax, make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.outer_step import OuterRecipe, outer_optimizer
 from dd_jax.parametrisation import PIXELS
@@ -43,6 +44,7 @@ class Workload:
     steps: int
     epochs: int
     nets: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the network
 
 
 WORKLOADS = {
@@ -50,13 +52,14 @@ WORKLOADS = {
     "W2": Workload("lenet", (28, 28, 1), 10, 3, nets=4),
     "W3": Workload("alexcifarnet", (32, 32, 3), 10, 3),
     "W4": Workload("lenet", (28, 28, 1), 10, 3),
+    "W5": Workload("convnet", (32, 32, 3), 10, 3, options={"width": 32}),
 }
 
 
 def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.Array]]:
     """Distilled data, the weights of all nets (leading axis), and a real batch; the same for every implementation."""
     noise_key, weights_key, batch_key = jax.random.split(jax.random.key(0), 3)
-    network = make_network(workload.network, workload.image_shape, 10)
+    network = make_network(workload.network, workload.image_shape, 10, options=workload.options)
     thetas = jax.jit(jax.vmap(initial_weights(network)))(jax.random.split(weights_key, workload.nets))
     distilled = noise(noise_key, workload.image_shape, 10, steps=workload.steps, epochs=workload.epochs, step_size=0.02)
     images = jax.random.normal(batch_key, (BATCH, *workload.image_shape))
@@ -65,7 +68,8 @@ def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.
 
 def ours(workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None) -> Callable:
     """The meta-gradient of this package: ``(learned, thetas, batch) -> (loss, gradient)``."""
-    network = make_network(workload.network, workload.image_shape, 10, convolution=convolution)
+    options = workload.options
+    network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
     estimate = meta_gradient(trainer(loss, mode=mode), loss, PIXELS.decode)
@@ -109,9 +113,23 @@ class _FlaxAlexCifarNet(nn.Module):
         return nn.Dense(10)(x)
 
 
+class _FlaxConvNet(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(3):
+            x = nn.Conv(self.width, (3, 3))(x)
+            x = nn.avg_pool(nn.relu(nn.InstanceNorm(epsilon=1e-5)(x)), (2, 2), (2, 2))
+        return nn.Dense(10)(x.reshape(x.shape[0], -1))
+
+
+_FLAX = {"lenet": _FlaxLeNet, "alexcifarnet": _FlaxAlexCifarNet, "convnet": _FlaxConvNet}
+
+
 def idiomatic(workload: Workload) -> Callable:
     """What one writes first in JAX: flax convolutions, ``jax.grad`` through the scan, ``vmap`` over nets."""
-    module = _FlaxLeNet() if workload.network == "lenet" else _FlaxAlexCifarNet()
+    module = _FLAX[workload.network](**workload.options)
     loss = classification_loss(from_flax(module, workload.image_shape).apply)
 
     objective = outer_objective(trainer(loss, mode="plain"), loss, PIXELS.decode)
@@ -145,7 +163,7 @@ def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compi
 
 def flops(workload: Workload) -> float:
     """The work itself: with F of a forward pass on an image, 3 F for a gradient and 6 F for pulling a step back."""
-    module = _FlaxLeNet() if workload.network == "lenet" else _FlaxAlexCifarNet()
+    module = _FLAX[workload.network](**workload.options)
     network = from_flax(module, workload.image_shape)
     theta = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, *workload.image_shape), jnp.float32)

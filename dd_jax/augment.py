@@ -31,8 +31,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(key, images [B, H, W, D]) -> images [B, H, W, D]``, floats in normalised units, of the same type."""
+from dd_jax.base import Augment
 
 NONE = "none"
 

@@ -21,7 +21,7 @@ from dd_jax.evaluation import Training, steps_of
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.text import percent
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 
 from .problem import (
     HeldOut,

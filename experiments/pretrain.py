@@ -28,7 +28,7 @@ from dd_jax.evaluation import evaluate
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.files.text import percent
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.weights.bank import Bank, read_shards, save_shard
 from dd_jax.weights.laws import initial_weights

@@ -20,7 +20,7 @@ from dd_jax.base import Distilled, Network, Params
 from dd_jax.data.dataset import Dataset, Split, make_dataset
 from dd_jax.data.readers import RawData, content_fingerprint, is_path, read
 from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, relabelling
 from dd_jax.parallel import dealt_out
 from dd_jax.weights.bank import Bank, drawn, fingerprint, load_bank

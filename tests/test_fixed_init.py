@@ -21,7 +21,7 @@ from dd_jax.data.readers import read
 from dd_jax.evaluation import evaluate
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.inner.loop import unroll
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, mean_of
 from experiments import fixed_init
 from experiments.runner import RunError

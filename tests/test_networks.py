@@ -12,9 +12,11 @@ import pytest
 from dd_jax.base import Distilled
 from dd_jax.inner.loop import trainer
 from dd_jax.meta_gradient import meta_gradient
-from dd_jax.networks.convolution import METHODS, convolution, convolution_pool_relu, default_method, max_pool
-from dd_jax.networks.paper import from_flax, local_response_norm, make_network
-from dd_jax.networks.surrogates import switches
+from dd_jax.networks import from_flax, make_network
+from dd_jax.networks.alexcifarnet import local_response_norm
+from dd_jax.networks.convolution import METHODS, convolution, convolution_pool_relu, default_method
+from dd_jax.networks.pooling import max_pool
+from dd_jax.networks.surrogates import surrogates
 from dd_jax.objectives import classification_loss
 
 
@@ -144,18 +146,18 @@ def test_convolution_pool_relu_is_the_three_one_after_another(
     rng = np.random.default_rng(0)
     shapes = (2, height, width, inputs), (5, 5, inputs, outputs), (outputs,)
     arguments, ways = (tuple(rng.normal(size=shape) for shape in shapes) for _ in range(2))
-    switch = switches(width_of_switch)
+    switch = surrogates(width_of_switch)
 
     def plain(x, kernel, bias):
         y = convolution(x, kernel, bias, padding, method="lax")
-        return switch.relu(max_pool(y, 2, 2, maximum=switch.maximum))
+        return switch.relu(max_pool(y, (2, 2), (2, 2), maximum=switch.maximum))
 
     theirs = through_second_derivatives(plain, arguments, ways)
     if not width_of_switch:
         y = reference_convolution(arguments[0], {"kernel": arguments[1], "bias": arguments[2]}, padding)
         np.testing.assert_allclose(theirs[0], np.maximum(reference_pool(y, 2, 2, 0), 0), rtol=1e-12)
     for method in METHODS:
-        layer = partial(convolution_pool_relu, padding=padding, switches=switch, method=method)
+        layer = partial(convolution_pool_relu, padding=padding, surrogates=switch, method=method)
         for our, their in zip(through_second_derivatives(layer, arguments, ways), theirs, strict=True):
             np.testing.assert_allclose(our, their, rtol=1e-8, atol=1e-8)
 
@@ -200,7 +202,7 @@ def test_ties_in_a_pool_give_the_gradient_to_one_of_them():
     """A constant background makes all four members of a pool equal, and its gradient must not be counted four times."""
     x, kernel, bias = jnp.ones((1, 12, 12, 1)), jnp.ones((5, 5, 1, 2)), jnp.zeros(2)
     for method in METHODS:
-        layer = partial(convolution_pool_relu, padding=0, switches=switches(0.0), method=method)
+        layer = partial(convolution_pool_relu, padding=0, surrogates=surrogates(0.0), method=method)
         slope = jax.grad(lambda bias, layer=layer: jnp.sum(layer(x, kernel, bias)))(bias)
         np.testing.assert_array_equal(slope, [16.0, 16.0])
         slope = jax.grad(lambda kernel, layer=layer: jnp.sum(layer(x, kernel, bias)))(kernel)
@@ -218,7 +220,9 @@ def test_max_pool_equals_flax_in_value_gradient_and_second_derivative(x64, size,
         return pool(x), gradient(x), jax.jvp(gradient, (x,), (way,))[1]
 
     theirs = results(lambda x: nn.max_pool(x, (window,) * 2, (stride,) * 2, padding=((padding,) * 2,) * 2))
-    for our, their in zip(results(lambda x: max_pool(x, window, stride, padding)), theirs, strict=True):
+    for our, their in zip(
+        results(lambda x: max_pool(x, (window,) * 2, (stride,) * 2, ((padding,) * 2,) * 2)), theirs, strict=True
+    ):
         np.testing.assert_allclose(our, their, rtol=1e-12)
 
 

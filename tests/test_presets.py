@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.outer_step import check_recipe
 from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import check_pretraining

@@ -12,7 +12,7 @@ from dd_jax.data.dataset import make_dataset
 from dd_jax.data.readers import read
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.text import percent
-from dd_jax.networks.paper import make_network
+from dd_jax.networks import make_network
 from dd_jax.weights.bank import load_bank
 from experiments import adaptation, attack, baselines, evaluate, pretrain, results
 from experiments.attack import measures

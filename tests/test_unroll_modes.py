@@ -9,7 +9,7 @@ import pytest
 from dd_jax.base import Distilled, Network
 from dd_jax.inner.loop import gradient_step, unroll
 from dd_jax.inner.modes import MODES, _clip_adjoint
-from dd_jax.networks.surrogates import switches
+from dd_jax.networks.surrogates import surrogates
 from dd_jax.objectives import classification_loss, mean_of
 
 
@@ -202,7 +202,7 @@ def test_integer_labels_and_captured_integers_keys_and_floats_in_every_mode(x64,
 @pytest.mark.parametrize("width", [0.0, 0.7])
 def test_modes_agree_with_smoothed_switches_too(x64, mode, width):
     """Their second derivative, a rule of its own, must survive each way to differentiate the loop."""
-    rng, switch = np.random.default_rng(4), switches(width)
+    rng, switch = np.random.default_rng(4), surrogates(width)
     x, w1, w2 = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 3, 4), (4, 6), (3, 2)))
 
     def apply(theta, images):
@@ -222,7 +222,7 @@ def test_smoothed_switches_matter_to_the_meta_gradient(x64):
     distilled = Distilled(x, jnp.eye(2)[jnp.array([[0, 1, 0]])], jnp.full(2, 0.7))
 
     def gradient(width):
-        network = Network(lambda key: theta, lambda theta, images: switches(width).relu(images @ theta))
+        network = Network(lambda key: theta, lambda theta, images: surrogates(width).relu(images @ theta))
         return jax.grad(objective(network, "nested"))(distilled, theta, (x[0] + 0.3, distilled.labels[0])).images
 
     assert jnp.abs(gradient(0.7) - gradient(0.0)).max() > 1e-3

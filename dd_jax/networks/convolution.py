@@ -1,4 +1,4 @@
-"""Convolution and max-pooling, by matrix products on a CPU and by XLA's own convolution elsewhere.
+"""Convolution, by matrix products on a CPU and by XLA's own convolution elsewhere.
 
 XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of; matrix products
 do not. The products here are of the kind that suits the layer:
@@ -15,15 +15,16 @@ batch of small nets under ``vmap``, where those become grouped convolutions, ``m
 """
 
 import functools
+import math
 import typing
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_jax.networks.surrogates import Switches
+from dd_jax.networks.pooling import Padding, max_pool, pads_of
+from dd_jax.networks.surrogates import Surrogates
 
 Method = Literal["matmul", "lax"]
 METHODS: tuple[Method, ...] = typing.get_args(Method)
@@ -39,27 +40,52 @@ def default_method() -> Method:
 
 
 def convolution(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int = 0, *, method: Method | None = None
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    padding: int | Padding = 0,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    method: Method | None = None,
 ) -> jax.Array:
-    """Convolution with unit strides, as ``flax.linen.Conv``'s.
+    """Convolution, as ``flax.linen.Conv``'s.
 
     Args:
       x: ``[N, H, W, I]``.
-      kernel: ``[K, K, I, O]``.
-      bias: ``[O]``.
-      padding: zeros added on each side, in pixels.
+      kernel: ``[K, L, I, O]``.
+      bias: ``[O]``; none if not given.
+      padding: zeros added, in pixels: on each side, or (before, after) of each axis; or ``"SAME"`` or ``"VALID"``.
+      strides: pixels between outputs on each axis.
       method: one of ``METHODS``; :func:`default_method`'s if not given. The same numbers up to rounding.
 
     Returns:
-      ``[N, H', W', O]``, H' = H + 2·padding − K + 1.
+      ``[N, H', W', O]``, H' = (H + padding − K) // stride + 1.
+
+    Raises:
+      ValueError: another padding, or a kernel larger than the padded image.
     """
-    bias = bias.reshape(1, 1, 1, -1)
+    pads = pads_of(x, kernel.shape[:2], strides, _both(padding))
     if (method or default_method()) == "lax":
-        pads, numbers = [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=numbers) + bias
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    wide = min(kernel.shape[2:]) >= _WIDE and kernel.shape[0] + 2 <= len(_POINTS)
-    return (_winograd if wide else _im2col)(x, kernel) + bias
+        y = jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    else:
+        x = _padded(x, pads)
+        y = _winograd(x, kernel) if _suits_winograd(kernel.shape, strides) else _im2col(x, kernel, strides)
+    return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+def _both(padding: int | Padding) -> Padding:
+    return ((padding, padding),) * 2 if isinstance(padding, int) else padding
+
+
+def _padded(x, pads):
+    """Zeros around the image; none of them is laid out where a side has none."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
+
+
+def _suits_winograd(shape, strides):
+    """Whether a kernel ``[K, L, I, O]`` is wide and small enough for Winograd's products to pay for its transforms."""
+    sizes = shape[:2]
+    return strides == (1, 1) and min(shape[2:]) >= _WIDE and min(sizes) > 1 and max(sizes) + 2 <= len(_POINTS)
 
 
 def convolution_pool_relu(
@@ -67,7 +93,7 @@ def convolution_pool_relu(
     kernel: jax.Array,
     bias: jax.Array,
     padding: int,
-    switches: Switches,
+    surrogates: Surrogates,
     *,
     method: Method | None = None,
 ) -> jax.Array:
@@ -75,7 +101,7 @@ def convolution_pool_relu(
 
     Args:
       x, kernel, bias, padding, method: as in :func:`convolution`.
-      switches: the ReLU and the maximum.
+      surrogates: the ReLU and the maximum.
 
     Returns:
       ``[N, H'//2, W'//2, O]``, with H' as there.
@@ -86,27 +112,27 @@ def convolution_pool_relu(
         fits = (b for b in (4, 2) if not any(s % b for s in sides) and b * b * kernel.shape[3] <= _BLOCK_OUTPUTS)
         block = next(fits, 0)
     if not block:
-        x = max_pool(convolution(x, kernel, bias, padding, method=method), 2, 2, maximum=switches.maximum)
-        return switches.relu(x)
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return _banded_pool_relu(x, kernel, bias, switches, block)
+        y = convolution(x, kernel, bias, padding, method=method)
+        return surrogates.relu(max_pool(y, (2, 2), (2, 2), maximum=surrogates.maximum))
+    return _banded_pool_relu(_padded(x, _both(padding)), kernel, bias, surrogates, block)
 
 
-def _windows(x: jax.Array, count: int, axis: int, out: int) -> jax.Array:
-    """``x`` from 0, 1 … ``count`` − 1 on along ``axis``, that much shorter, side by side along ``out``."""
+def _windows(x: jax.Array, count: int, axis: int, out: int, stride: int = 1) -> jax.Array:
+    """``x`` from 0, 1 … ``count`` − 1 on along ``axis``, every ``stride``-th, side by side along ``out``."""
     size = x.shape[axis] - count + 1
-    return jnp.concatenate([jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(count)], out)
+    return jnp.concatenate([jax.lax.slice_in_dim(x, i, i + size, stride, axis) for i in range(count)], out)
 
 
-def _im2col(x, kernel):
-    size = kernel.shape[0]
-    patches = _windows(_windows(x, size, 2, 3), size, 1, 3)  # [N, H', W', K·K·I]
+def _im2col(x, kernel, strides):
+    height, width = kernel.shape[:2]
+    patches = _windows(_windows(x, width, 2, 3, strides[1]), height, 1, 3, strides[0])  # [N, H', W', K·L·I]
     return patches @ kernel.reshape(-1, kernel.shape[3])
 
 
-def _whole_blocks(x, kernel_size, block):
+def _whole_blocks(x, kernel_sizes, block):
     """``[N, H, W, I]`` -> ``[N, h, block, w, block, I]``, with zeros below and on the right where they are needed."""
-    h, w = (-(-(side - kernel_size + 1) // block) + -(-(kernel_size - 1) // block) for side in x.shape[1:3])
+    sides = zip(x.shape[1:3], kernel_sizes, strict=True)
+    h, w = (-(-(side - size + 1) // block) + -(-(size - 1) // block) for side, size in sides)
     x = jnp.pad(x, ((0, 0), (0, max(0, h * block - x.shape[1])), (0, max(0, w * block - x.shape[2])), (0, 0)))
     return x[:, : h * block, : w * block].reshape(x.shape[0], h, block, w, block, -1)
 
@@ -117,20 +143,22 @@ def _winograd(x, kernel, block=4):
     In one dimension y = Aᵀ[(G k) ⊙ (Bᵀ d)] for ``block`` outputs y of a kernel k on a tile d; here on both sides.
     """
     images, height, width, inputs = x.shape
-    size, outputs = kernel.shape[0], kernel.shape[3]
-    tile = block + size - 1
-    from_output, from_kernel, from_tile = (_both_sides(m, x.dtype) for m in _winograd_matrices(block, size))
-    x = _whole_blocks(x, size, block).transpose(2, 4, 1, 3, 0, 5)
-    reach = -(-tile // block)
-    x = _windows(_windows(x, reach, 2, 0), reach, 3, 1)[:tile, :tile]  # [tile, tile, h, w, N, I]
+    *sizes, _, outputs = kernel.shape
+    tiles = [block + size - 1 for size in sizes]
+    points = math.prod(tiles)
+    of_sides = (_winograd_matrices(block, size) for size in sizes)
+    from_output, from_kernel, from_tile = (jnp.asarray(np.kron(*pair), x.dtype) for pair in zip(*of_sides, strict=True))
+    x = _whole_blocks(x, sizes, block).transpose(2, 4, 1, 3, 0, 5)
+    reaches = [-(-tile // block) for tile in tiles]
+    x = _windows(_windows(x, reaches[0], 2, 0), reaches[1], 3, 1)[: tiles[0], : tiles[1]]  # [tile, tile, h, w, N, I]
     _, _, h, w, _, _ = x.shape
-    tiles = (from_tile @ x.reshape(tile**2, -1)).reshape(tile**2, -1, inputs)
-    kernels = (from_kernel @ kernel.reshape(size**2, -1)).reshape(tile**2, inputs, outputs)
+    transformed = (from_tile @ x.reshape(points, -1)).reshape(points, -1, inputs)
+    kernels = (from_kernel @ kernel.reshape(math.prod(sizes), -1)).reshape(points, inputs, outputs)
     # Two halves, since XLA gives a batch of products to one thread of a CPU, but two batches to two.
-    halves = zip(*(jax.lax.split(a, (tile**2 // 2, tile**2 - tile**2 // 2)) for a in (tiles, kernels)), strict=True)
-    products = jnp.concatenate([a @ b for a, b in halves]).reshape(tile**2, -1)
+    halves = zip(*(jax.lax.split(a, (points // 2, points - points // 2)) for a in (transformed, kernels)), strict=True)
+    products = jnp.concatenate([a @ b for a, b in halves]).reshape(points, -1)
     y = (from_output @ products).reshape(block, block, h, w, images, outputs).transpose(4, 2, 0, 3, 1, 5)
-    return y.reshape(images, h * block, w * block, outputs)[:, : height - size + 1, : width - size + 1]
+    return y.reshape(images, h * block, w * block, outputs)[:, : height - sizes[0] + 1, : width - sizes[1] + 1]
 
 
 @functools.cache
@@ -148,16 +176,11 @@ def _winograd_matrices(outputs: int, size: int) -> tuple[np.ndarray, np.ndarray,
     return a_t, g * scale, b_t / scale
 
 
-def _both_sides(matrix: np.ndarray, dtype) -> jax.Array:
-    """The matrix that applies ``matrix`` to the rows and to the columns of a flattened square."""
-    return jnp.asarray(np.kron(matrix, matrix), dtype)
-
-
-def _banded_pool_relu(x, kernel, bias, switches, block):
+def _banded_pool_relu(x, kernel, bias, surrogates, block):
     """Blocks of ``block``² outputs by one product; its rows are ordered (member of a pool, place in a block, O)."""
     images, size, outputs = x.shape[0], kernel.shape[0], kernel.shape[3]
     half, reach = block // 2, -(-(size - 1) // block) + 1
-    x = _whole_blocks(x, size, block)
+    x = _whole_blocks(x, (size, size), block)
     if x.shape[5] == 1:  # the pixels of a row are neighbours in memory: [h, w, N, K]
         x = x.transpose(1, 3, 0, 2, 4, 5).reshape(x.shape[1], x.shape[3], images, -1)
         patches = _windows(_windows(x, reach, 1, 3), reach, 0, 3)
@@ -172,44 +195,7 @@ def _banded_pool_relu(x, kernel, bias, switches, block):
     band = jnp.einsum("hAapm,wBbqn,hwio->mnpqoABabi", tap, tap, kernel).reshape(block**2 * outputs, -1)
     y = band @ patches
     for _ in range(2):  # the upper and lower members, then the left and right
-        y = switches.maximum(*jax.lax.split(y, (y.shape[0] // 2,) * 2))
-    y = switches.relu(y.reshape(half**2, outputs, -1) + bias.reshape(1, -1, 1))
+        y = surrogates.maximum(*jax.lax.split(y, (y.shape[0] // 2,) * 2))
+    y = surrogates.relu(y.reshape(half**2, outputs, -1) + bias.reshape(1, -1, 1))
     y = y.reshape(half, half, outputs, h, w, images)
     return y.transpose(5, 3, 0, 4, 1, 2).reshape(images, h * half, w * half, outputs)
-
-
-def max_pool(
-    x: jax.Array,
-    window: int,
-    stride: int,
-    padding: int = 0,
-    maximum: Callable[[jax.Array, jax.Array], jax.Array] = jnp.maximum,
-) -> jax.Array:
-    """Max-pooling over square windows, as the maximum of slices.
-
-    Args:
-      x: ``[N, H, W, D]``.
-      window: side of a window, in pixels.
-      stride: pixels between windows.
-      padding: pixels added on each side, less than ``window``; they repeat the edge, which leaves every maximum alone.
-      maximum: of two arrays, elementwise.
-
-    Returns:
-      ``[N, H', W', D]``, H' = (H + 2·padding − window) // stride + 1.
-    """
-
-    def along(x, axis):
-        size = (x.shape[axis] + 2 * padding - window) // stride + 1
-        length = size + (window - 1) // stride  # of each phase: every ``stride``-th pixel from some first one on
-        before, after = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, x.shape[axis] - 1))
-        missing = max(0, length * stride - x.shape[axis] - padding)
-        x = jnp.concatenate([before] * padding + [x] + [after] * missing, axis)
-        x = jax.lax.slice_in_dim(x, 0, length * stride, axis=axis)
-        x = x.reshape(*x.shape[:axis], length, stride, *x.shape[axis + 1 :])
-        phases = [phase.squeeze(axis + 1) for phase in jax.lax.split(x, (1,) * stride, axis + 1)]
-        starts = ((i % stride, i // stride) for i in range(window))
-        return functools.reduce(
-            maximum, [jax.lax.slice_in_dim(phases[p], start, start + size, axis=axis) for p, start in starts]
-        )
-
-    return along(along(x, 1), 2)

@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 
 
-class Switches(NamedTuple):
+class Surrogates(NamedTuple):
     """The piecewise linear functions of a network, elementwise; of equal arguments, the first gets the gradient."""
 
     relu: Callable[[jax.Array], jax.Array]  # max(x, 0)
     maximum: Callable[[jax.Array, jax.Array], jax.Array]  # max(x, y)
 
 
-def switches(width: float) -> Switches:
+def surrogates(width: float) -> Surrogates:
     """ReLU and maximum, the deltas of their second derivatives spread over a Gaussian.
 
     Args:
@@ -38,8 +38,8 @@ def switches(width: float) -> Switches:
     if not (math.isfinite(width) and width >= 0):
         raise ValueError(f"switch_width: {width} is not accepted; use 0 or a positive number")
     if width == 0:
-        return Switches(jax.nn.relu, _first_maximum)
-    return Switches(functools.partial(_relu, width), functools.partial(_maximum, width))
+        return Surrogates(jax.nn.relu, _first_maximum)
+    return Surrogates(functools.partial(_relu, width), functools.partial(_maximum, width))
 
 
 @jax.custom_jvp

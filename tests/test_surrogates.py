@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_jax.networks.paper import make_network
-from dd_jax.networks.surrogates import switches
+from dd_jax.networks import make_network
+from dd_jax.networks.surrogates import surrogates
 from dd_jax.objectives import classification_loss, mean_of
 
 
 def test_values_and_first_derivatives_are_unchanged():
     x, y = jax.random.normal(jax.random.key(0), (2, 50))
     x = x.at[0].set(0.0)
-    smooth, sharp = switches(0.7), switches(0.0)
+    smooth, sharp = surrogates(0.7), surrogates(0.0)
     for ours, theirs in ((smooth.relu, sharp.relu), (lambda x: smooth.maximum(x, y), lambda x: sharp.maximum(x, y))):
         np.testing.assert_array_equal(ours(x), theirs(x))
         np.testing.assert_array_equal(*(jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, theirs)))
@@ -54,7 +54,7 @@ def test_the_second_derivative_is_a_gaussian_at_the_switch(x64):
     def density(x, scale):
         return np.exp(-0.5 * (x / scale) ** 2) / (scale * np.sqrt(2 * np.pi))
 
-    relu, maximum = switches(0.3)
+    relu, maximum = surrogates(0.3)
     second = jax.jvp(jax.grad(lambda x: relu(x).sum()), (x,), (np.ones_like(x),))[1]
     np.testing.assert_allclose(second, density(x, 0.3 * x.std()), rtol=1e-6)
     second = jax.jvp(jax.grad(lambda y: maximum(x, y).sum()), (y,), (np.ones_like(y),))[1]
@@ -67,7 +67,7 @@ def test_the_slope_of_a_gradient_adds_up_to_its_change(x64):
     thresholds, weights, times = rng.normal(size=20), rng.normal(size=20), np.linspace(-8, 8, 4001)
 
     def integral_and_change(width):
-        relu = switches(width).relu
+        relu = surrogates(width).relu
 
         def f(t):  # the gradient of one layer of ReLUs with respect to their common input
             return jax.grad(lambda t: jnp.dot(weights, relu(t - thresholds)))(t)
@@ -82,7 +82,7 @@ def test_the_slope_of_a_gradient_adds_up_to_its_change(x64):
 
 
 def test_a_constant_input_gives_no_nan():
-    relu, maximum = switches(0.5)
+    relu, maximum = surrogates(0.5)
     x = jnp.zeros(5)
     for f in (relu, lambda x: maximum(x, x)):
         assert jnp.isfinite(jax.jvp(jax.grad(lambda x, f=f: f(x).sum()), (x,), (x,))[1]).all()
