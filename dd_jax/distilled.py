@@ -32,10 +32,11 @@ def noise(
     steps: int,
     epochs: int,
     images_per_class: int = 1,
+    images: int | None = None,
     scale: float = 1.0,
     step_size: float = 0.02,
 ) -> Distilled:
-    """Distilled data before any learning: x̃ ~ N(0, scale²), hard labels [0, 0, …, 1, 1, …], one η̃ for all steps.
+    """Distilled data before any learning: x̃ ~ N(0, scale²), labels of :func:`first_labels`, one η̃ for all steps.
 
     Args:
       key: a JAX random key.
@@ -44,6 +45,7 @@ def noise(
       steps: S, distinct gradient steps.
       epochs: E, passes over them; T = E·S.
       images_per_class: images of each class in each step, so M = C · images_per_class.
+      images: M itself, in place of ``images_per_class``; any number, also fewer than classes.
       scale: standard deviation of the pixels, in normalised units (1 in the paper).
       step_size: the initial η̃ of every step, positive.
 
@@ -56,12 +58,29 @@ def noise(
     for name, value in (("scale", scale), ("step_size", step_size)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"distilled.{name}: {value} is not accepted; use a positive number")
-    classes_of_step = jnp.repeat(jnp.eye(classes), images_per_class, axis=0)
+    count = classes * images_per_class if images is None else images
+    if count < 1:
+        raise ValueError(f"distilled.images: {count} is not accepted; use 1 or more")
     return Distilled(
-        images=scale * jax.random.normal(key, (steps, classes * images_per_class, *image_shape)),
-        labels=jnp.tile(classes_of_step, (steps, 1, 1)),
+        images=scale * jax.random.normal(key, (steps, count, *image_shape)),
+        labels=jnp.tile(first_labels(count, classes), (steps, 1, 1)),
         step_sizes=jnp.full(steps * epochs, step_size),
     )
+
+
+def first_labels(images: int, classes: int) -> jax.Array:
+    """Labels of the M images of a step before any learning, ``[M, C]``: one-hot, [0, 0, …, 1, 1, …].
+
+    Where there are fewer images than classes, each has an equal share of neighbouring classes.
+
+    >>> print(first_labels(2, 4))
+    [[0.5 0.5 0.  0. ]
+     [0.  0.  0.5 0.5]]
+    """
+    most = max(images, classes)
+    image, label = (jnp.arange(most) * count // most for count in (images, classes))
+    together = jnp.zeros((images, classes)).at[image, label].set(1.0)
+    return together / together.sum(axis=1, keepdims=True)
 
 
 def check_distilled(distilled: Distilled) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.base import Distilled, Parametrisation
 
@@ -66,14 +67,31 @@ def probabilities(floor: float = 0.01) -> Field:
 
     Args:
       floor: in (0, 1); a one-hot label has no finite logits.
+
+    Raises:
+      ValueError: a floor out of range; when encoding, labels that are no probabilities.
     """
     if not 0 < floor < 1:
         raise ValueError(f"floor: {floor} is not accepted; use a number between 0 and 1")
 
     def encode(labels):
+        _check_probabilities(labels)
         return jnp.log((1 - floor) * labels + floor / labels.shape[-1])
 
     return Field(encode, jax.nn.softmax)
+
+
+def _check_probabilities(labels: jax.Array) -> None:
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        raise ValueError(f"labels: type {labels.dtype} is not accepted; use floats, class probabilities")
+    if isinstance(labels, jax.core.Tracer):
+        return
+    sums = np.asarray(labels, np.float64).sum(-1)
+    if float(labels.min()) < 0 or not np.allclose(sums, 1, atol=1e-3):
+        raise ValueError(
+            f"labels: values from {float(labels.min()):.3g} and sums from {sums.min():.3g} to {sums.max():.3g} are not "
+            "accepted; use class probabilities"
+        )
 
 
 def parametrisation(

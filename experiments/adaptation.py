@@ -21,8 +21,9 @@ import tyro
 
 from . import baselines, random_init
 from .distil import Config as Base
-from .distil import DistilledSetting, print_result, workdir_of
+from .distil import print_result, workdir_of
 from .distil import run as distil
+from .distilled import DistilledSetting
 from .problem import Images, Setting, Weights
 from .reported import ADAPTATION
 from .runner import command_line, run_as_script

@@ -32,8 +32,9 @@ from dd_jax.files.text import percent
 from dd_jax.outer_step import OuterRecipe
 
 from .distil import Config as Base
-from .distil import DistilledSetting, print_result, workdir_of
+from .distil import print_result, workdir_of
 from .distil import run as distil
+from .distilled import DistilledSetting
 from .problem import HeldOut, Problem, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
 from .runner import command_line, draw_missing, locked, positive, require, run_as_script, say
 

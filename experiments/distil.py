@@ -5,30 +5,33 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dd_jax.base import Distilled, Loss, Network, Params
+from dd_jax.base import Criterion, Distilled, Loss, Network, Params
 from dd_jax.baselines import Layout, random_real
 from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.data.batches import batch_drawer
 from dd_jax.data.dataset import Dataset, Split
 from dd_jax.distilled import noise
+from dd_jax.evaluation import Inner as Loop
 from dd_jax.evaluation import Score
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.distilled_file import load_distilled, save_distilled
 from dd_jax.files.figures import draw_curve, draw_images, to_png
 from dd_jax.files.page import html_report
 from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
+from dd_jax.imports import imported
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
 from dd_jax.meta_gradient import meta_gradient
-from dd_jax.objectives import classification_loss, relabelled
+from dd_jax.objectives import classification_loss, cross_entropy, relabelled
 from dd_jax.outer_step import OuterRecipe, OuterState, check_recipe, estimates, outer_optimizer, outer_step
-from dd_jax.parametrisation import PIXELS
 
+from .distilled import DistilledSetting, check_distilled_setting, parametrisation_of, stored_floats
+from .inner import Inner, check_inner, loop_of, optimizer_of, window_of
 from .problem import (
     Problem,
     Setting,
@@ -62,29 +65,11 @@ from .runner import (
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilledSetting:
-    """The distilled data: S steps of M images, passed over E times."""
-
-    steps: int = 1
-    """S, distinct gradient steps."""
-    epochs: int = 3
-    """E, passes over them."""
-    images_per_class: int = 1
-    """Images per class and step; M is this times the number of classes."""
-    first: Literal["noise", "real"] | Path = "noise"
-    """What the images are at first: noise, random real images of the training split, or those of a finished run, by its
-    folder, which gives the first step sizes too."""
-    noise: float = 0.1
-    """Standard deviation of the noise, in normalised units."""
-    step_size: float = 0.3
-    """The step sizes' initial value, where no run gives it."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Config(Setting):
     """Settings of a run. Two runs with the same settings on the same kind of machine give the same images."""
 
-    distilled: DistilledSetting = DistilledSetting()
+    distilled: DistilledSetting = dataclasses.field(default_factory=DistilledSetting)
+    inner: Inner = dataclasses.field(default_factory=Inner)
     outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
     batch_size: int = 1024
     """Real examples per outer step, B."""
@@ -94,6 +79,9 @@ class Config(Setting):
     """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
     shift: int = 0
     """Move the real examples at random by up to so many pixels either way, against overfitting a small set."""
+    objective: str | None = None
+    """The import path of a criterion on the real examples, package.module:function, which takes logits and labels,
+    [B, C] each, and returns [B]; cross-entropy if not given."""
     mode: Mode = "forward_over_reverse"
     """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.inner.modes.Mode)."""
     checkpoint_seconds: float = 30.0
@@ -128,7 +116,8 @@ def _check(config: Config) -> None:
     )
     require(config.shift >= 0, "shift", config.shift, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
-    positive("distilled.noise", config.distilled.noise)
+    check_distilled_setting(config.distilled)
+    optimizer_of(config.inner)
 
 
 def run(
@@ -189,13 +178,13 @@ class _Attack(NamedTuple):
             return {}
         return {"relabel": {str(k): target for k, target in self.relabel.items()}, "attacked_weight": self.weight}
 
-    def objective(self, network: Network, classes: int) -> Loss | None:
-        """ℓ_{K→T} on the real batch, its examples weighted; None where it is ℓ."""
+    def objective(self, network: Network, classes: int, criterion: Criterion) -> Loss:
+        """ℓ_{K→T} on the real batch, its examples weighted; ℓ where nothing is relabelled."""
         if not self.relabel:
-            return None
-        criterion = relabelled(self.relabel, classes)
+            return classification_loss(network.apply, criterion)
+        relabelled_criterion = relabelled(self.relabel, classes, criterion)
         times = jnp.ones((1, classes)).at[0, jnp.array(list(self.relabel))].set(self.weight)
-        return classification_loss(network.apply, lambda logits, labels: criterion(logits, times * labels))
+        return classification_loss(network.apply, lambda logits, labels: relabelled_criterion(logits, times * labels))
 
     def split(self, split: Split, classes: int) -> Split:
         """Under the labels by which accuracy counts."""
@@ -208,6 +197,8 @@ class _Prepared(NamedTuple):
     update: Any  # jitted: (state, step, θ₀, training split) -> (state, info)
     state: tuple[OuterState, jax.Array]
     theta_at: Callable[[int], Params]
+    decode: Callable[[Any], Distilled]  # from what is learned
+    inner: Loop
     total: int  # T
     earlier: "_Budget"
 
@@ -216,15 +207,23 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     dataset, network, nets, _ = problem
     keys = streams(config.seed)
     distilled, earlier = _initial_data(keys.noise, config, settings, problem)
+    steps, images, total, classes = *distilled.images.shape[:2], len(distilled.step_sizes), len(dataset.class_names)
+    check_inner(config.inner, total, steps * images, classes)
     before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
     if attack.relabel and not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
         distilled = relabelled_data(distilled, attack.relabel)
+    learned, distilled = parametrisation_of(keys.bases, config.distilled, config.inner, distilled)
+    inner = loop_of(config.inner, distilled.labels)
     loss = classification_loss(network.apply)
-    train = trainer(loss, mode=config.mode, adjoint_clip=config.outer.adjoint_clip)
-    objective = attack.objective(network, len(dataset.class_names)) or loss
-    estimate = meta_gradient(train, objective, PIXELS.decode)
-    estimate_at = estimates(config.outer, estimate, many=nets.known is None)
-    outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=PIXELS.fixed)
+    objective = attack.objective(network, classes, criterion_of(config.objective))
+
+    def estimate_at(step):
+        window = window_of(config.inner, step / config.outer.steps)
+        how = {"mode": config.mode, "adjoint_clip": config.outer.adjoint_clip, "window": window}
+        train = trainer(loss, optimizer=inner.optimizer, order=inner.order, augment=inner.augment, **how)
+        return estimates(config.outer, meta_gradient(train, objective, learned.decode), many=nets.known is None)(step)
+
+    outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=_augmentation(config))
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -236,8 +235,8 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
-    state = (outer.init(PIXELS.init(distilled)), keys.batches)
-    return _Prepared(update, state, lambda step: nets.training(before + step), len(distilled.step_sizes), earlier)
+    state = (outer.init(learned.init(distilled)), keys.batches)
+    return _Prepared(update, state, lambda step: nets.training(before + step), learned.decode, inner, total, earlier)
 
 
 def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -273,13 +272,13 @@ def _distil(
 ) -> dict[str, Any]:
     """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
     dataset, network, nets, _ = problem
-    after = scorer(dataset, network, at=(prepared.total,))
+    after = scorer(dataset, network, at=(prepared.total,), inner=prepared.inner)
     validation, test = (attack.split(s, len(dataset.class_names)) for s in (dataset.validation, dataset.test))
 
     def validate(state):
         return {
             "validation_accuracy": float(
-                after(PIXELS.decode(state[0].params), nets.validation, validation).accuracy.mean()
+                after(prepared.decode(state[0].params), nets.validation, validation).accuracy.mean()
             )
         }
 
@@ -293,9 +292,9 @@ def _distil(
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
-    distilled = PIXELS.decode(trained.state[0].params)
+    distilled = prepared.decode(trained.state[0].params)
     say(f"testing on {count_of(nets.test)}")
-    tested = scorer(dataset, network)(distilled, nets.test, test)
+    tested = scorer(dataset, network, inner=prepared.inner)(distilled, nets.test, test)
     result = {
         **head,
         **_measured(config, prepared, trained, tested, nets.known is not None),
@@ -319,6 +318,7 @@ def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Sco
         "dataset": config.dataset,
         "seed": config.seed,
         "outer_steps": config.outer.steps,
+        "stored_floats": stored_floats(trained.state[0].params),
         "wall_seconds": trained.seconds,
         "earlier": prepared.earlier,
         "networks": "known" if known else "random",
@@ -338,7 +338,8 @@ def _initial_data(
     """The distilled data before any learning here, and what learning they have had in the runs they are from."""
     distil, dataset, classes = config.distilled, problem.dataset, len(problem.dataset.class_names)
     shape = {"steps": distil.steps, "epochs": distil.epochs, "images_per_class": distil.images_per_class}
-    distilled = noise(key, dataset.image_shape, classes, **shape, scale=distil.noise, step_size=distil.step_size)
+    values = {"images": distil.images, "scale": distil.noise, "step_size": distil.step_size}
+    distilled = noise(key, dataset.image_shape, classes, **shape, **values)
     if isinstance(distil.first, Path):
         return _of_finished_run(distil.first, config, settings, dataset, distilled)
     if distil.first == "real":
@@ -399,6 +400,15 @@ def _setting(settings: Any, name: str) -> Any:
     return settings
 
 
+def criterion_of(path: str | None) -> Criterion:
+    """The criterion of an import path; cross-entropy where there is none.
+
+    Raises:
+      ValueError: a path that does not lead to a function.
+    """
+    return cross_entropy if path is None else imported("objective", path)
+
+
 def settings_of(config: Config, workdir: Path) -> dict[str, Any]:
     """The settings that decide a run's result, as result.json in its folder holds them."""
     return {k: v for k, v in jsonable(config, workdir).items() if k not in _NOT_OF_THE_RESULT}
@@ -428,6 +438,9 @@ def _meta(workdir: Path, config: Config, result: Mapping[str, Any], dataset: Dat
         "validation_fraction": config.validation_fraction,
         "images": dataclasses.asdict(config.images),
         "network": config.network,
+        "network_options": config.network_options,
+        "inner": result["config"]["inner"],
+        "objective": config.objective,
         "initialisation": {"law": weights.law, "gain": weights.gain, "seed": config.seed, **bank},
         "steps": config.distilled.steps,
         "epochs": config.distilled.epochs,

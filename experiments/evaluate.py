@@ -21,8 +21,9 @@ from dd_jax.evaluation import Training, steps_of
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.text import percent
-from dd_jax.networks import make_network
+from dd_jax.networks import make_network, parse_options
 
+from .inner import inner_of, loop_of
 from .problem import (
     HeldOut,
     Images,
@@ -45,7 +46,9 @@ class Config:
     dataset: str | None = None
     """The real data to score on; those the images were made of if not given."""
     network: str | None = None
-    """lenet or alexcifarnet."""
+    """One of dd_jax.networks.NETWORKS, or an import path, package.module:function; the run's own if not given."""
+    network_options: tuple[str, ...] = ()
+    """Options of that network, name=value."""
     law: str | None = None
     """Draw networks from this law, one of dd_jax.weights.laws.LAWS."""
     gain: float | None = None
@@ -100,12 +103,11 @@ def run(path: Path, config: Config) -> dict[str, Any]:
         raise ValueError(f"dataset: {name} has changed since {path} was made; give --dataset to score on it as it is")
     dataset = make_dataset(raw, validation_fraction=fraction, seed=known.get("seed", 0))
     _check_fit(path, file, name, dataset)
-    network = make_network(
-        config.network or meta.get("network", "lenet"), dataset.image_shape, len(dataset.class_names)
-    )
+    network = _network(config, meta, dataset)
     held_out, networks = _held_out(path, config, file, network, dataset, seed)
     at = config.at or (0, steps_of(config.training, distilled))
-    score = scorer(dataset._replace(mean=file.mean, std=file.std), network, config.training, at)
+    inner = loop_of(inner_of(meta.get("inner", {})), file.labels)
+    score = scorer(dataset._replace(mean=file.mean, std=file.std), network, config.training, at, inner=inner)
     split = getattr(dataset, config.split)
     if relabel := {int(attacked): target for attacked, target in meta.get("relabel", {}).items()}:
         split = relabelled_split(split, relabel, len(dataset.class_names))
@@ -123,6 +125,15 @@ def run(path: Path, config: Config) -> dict[str, Any]:
             for i, t in enumerate(at)
         ],
     }
+
+
+def _network(config: Config, meta: dict[str, Any], dataset: Dataset) -> Network:
+    """The network asked for, or the one that the data were made with."""
+    if config.network is None and config.network_options:
+        raise ValueError(f"network_options: {config.network_options} are not accepted without network; give both")
+    name = config.network or meta.get("network", "lenet")
+    options = config.network_options if config.network else meta.get("network_options", ())
+    return make_network(name, dataset.image_shape, len(dataset.class_names), options=parse_options(options))
 
 
 def _folder(path: Path) -> Path:
@@ -192,7 +203,9 @@ def _held_out(
     if config.bank is None and bank is not None and known.get("fingerprint", nets.fingerprint) != nets.fingerprint:
         raise ValueError(f"bank: {bank} has changed since {path} was made; give --bank to use it as it is")
     source = {"bank": str(bank), "fingerprint": nets.fingerprint} if bank else drawn
-    named = {"network": config.network or file.meta.get("network", "lenet")}
+    named: dict[str, Any] = {"network": config.network or file.meta.get("network", "lenet")}
+    if options := config.network_options if config.network else file.meta.get("network_options"):
+        named["network_options"] = options
     return nets.validation if validating else nets.test, {"known": False, **named, **source}
 
 

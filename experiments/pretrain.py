@@ -28,7 +28,7 @@ from dd_jax.evaluation import evaluate
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.files.text import percent
-from dd_jax.networks import make_network
+from dd_jax.networks import make_network, parse_options
 from dd_jax.objectives import classification_loss
 from dd_jax.weights.bank import Bank, read_shards, save_shard
 from dd_jax.weights.laws import initial_weights
@@ -59,7 +59,9 @@ class Config:
     dataset: str = "digits"
     """digits, a TFDS name, or a path, as for the other experiments."""
     network: str = "lenet"
-    """lenet or alexcifarnet."""
+    """One of dd_jax.networks.NETWORKS, or an import path of a function that makes one, package.module:function."""
+    network_options: tuple[str, ...] = ()
+    """Options of the network, name=value, such as width=32."""
     images: Images = dataclasses.field(default_factory=Images)
     law: str = "xavier_normal"
     """Their initial weights: one of dd_jax.weights.laws.LAWS."""
@@ -170,7 +172,8 @@ class _Prepared(NamedTuple):
 
 def _prepare(config: Config, dataset: Dataset) -> _Prepared:
     classes = len(dataset.class_names)
-    network = make_network(config.network, dataset.image_shape, classes)
+    options = parse_options(config.network_options)
+    network = make_network(config.network, dataset.image_shape, classes, options=options)
     draw = initial_weights(network, config.law, config.gain)
     augment = crop_and_flip if config.augment else None
     init, epoch = pretraining(classification_loss(network.apply), draw, dataset, config.recipe, augment=augment)

@@ -19,8 +19,8 @@ from jax.typing import ArrayLike
 from dd_jax.base import Distilled, Network, Params
 from dd_jax.data.dataset import Dataset, Split, make_dataset
 from dd_jax.data.readers import RawData, content_fingerprint, is_path, read
-from dd_jax.evaluation import Training, evaluate, evaluate_nets, steps_of
-from dd_jax.networks import make_network
+from dd_jax.evaluation import Inner, Training, evaluate, evaluate_nets, steps_of
+from dd_jax.networks import make_network, parse_options
 from dd_jax.objectives import classification_loss, relabelling
 from dd_jax.parallel import dealt_out
 from dd_jax.weights.bank import Bank, drawn, fingerprint, load_bank
@@ -67,9 +67,12 @@ class Setting:
     """What the experiments share: the real data, the network and its initial weights."""
 
     dataset: str = "digits"
-    """digits, a TFDS name, or a path: an .npz file, a folder of IDX files, or a folder of images by class."""
+    """digits; a TFDS name; a path: an .npz file, a folder of IDX files, or a folder of images by class; or the import
+    path of a function that reads them, package.module:function."""
     network: str = "lenet"
-    """lenet or alexcifarnet."""
+    """One of dd_jax.networks.NETWORKS, or an import path of a function that makes one, package.module:function."""
+    network_options: tuple[str, ...] = ()
+    """Options of the network, name=value, such as width=32."""
     images: Images = dataclasses.field(default_factory=Images)
     weights: Weights = dataclasses.field(default_factory=Weights)
     validation_fraction: float = 1 / 12
@@ -90,6 +93,7 @@ class Streams(NamedTuple):
     bank_held_out: jax.Array  # networks of a bank, to validate and test with
     real_sets: jax.Array  # real images that distilled ones are compared with
     neighbours: jax.Array  # real images for the nearest neighbours
+    bases: jax.Array  # the first basis images
 
 
 def streams(seed: int) -> Streams:
@@ -227,9 +231,19 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
     _check_split(setting, data)
     dataset = make_dataset(raw, validation_fraction=setting.validation_fraction, seed=setting.seed)
     classes = len(dataset.class_names)
-    network = make_network(setting.network, dataset.image_shape, classes, switch_width=switch_width)
+    network = network_of(setting, dataset.image_shape, classes, switch_width)
     nets = nets_of(setting.weights, network, dataset.image_shape, setting.seed)
     return Problem(dataset, network, nets, _identity(data, nets.fingerprint))
+
+
+def network_of(setting: Setting, image_shape: tuple[int, int, int], classes: int, switch_width: float = 0.0) -> Network:
+    """The network that the settings name.
+
+    Raises:
+      ValueError: see :func:`dd_jax.networks.make_network`.
+    """
+    options = parse_options(setting.network_options)
+    return make_network(setting.network, image_shape, classes, switch_width=switch_width, options=options)
 
 
 def _check_setting(setting: Setting) -> None:
@@ -244,7 +258,7 @@ def identity(setting: Setting) -> dict[str, str]:
     raw = read_images(setting.dataset, setting.images)
     bank, shape = "", raw.images.shape
     if setting.weights.bank is not None:
-        network = make_network(setting.network, (shape[1], shape[2], shape[3]), len(raw.class_names))
+        network = network_of(setting, (shape[1], shape[2], shape[3]), len(raw.class_names))
         bank = fingerprint(*_banks(setting.weights, network, (shape[1], shape[2], shape[3])))
     return _identity(content_fingerprint(raw), bank)
 
@@ -284,6 +298,7 @@ def scorer(
     training: Training | None = None,
     at: Sequence[int] | None = None,
     measure: Callable[..., Any] = evaluate,
+    inner: Inner | None = None,
 ) -> Callable[[Distilled, HeldOut, Split], Any]:
     """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
 
@@ -295,6 +310,7 @@ def scorer(
       training: how; as the data were made for if not given.
       at: numbers of steps to score after; 0 and the last if not given.
       measure: :func:`dd_jax.evaluation.evaluate` or :func:`dd_jax.evaluation.confusion`.
+      inner: the loop that the data were made with; the paper's if not given.
     """
     classes, training = len(dataset.class_names), training or Training()
     loss = classification_loss(network.apply)
@@ -306,7 +322,7 @@ def scorer(
                 return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
 
             steps = at or (0, steps_of(training, distilled))
-            return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps)
+            return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps, inner)
 
         specs = (P("networks"), P("networks"), P(), P())
         return dealt_out(of_share, len(keys), *specs)(keys, thetas, distilled, split)

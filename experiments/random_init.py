@@ -13,7 +13,8 @@ import dataclasses
 
 from dd_jax.outer_step import OuterRecipe
 
-from .distil import Config, DistilledSetting, authors_recipe, run_from_command_line
+from .distil import Config, authors_recipe, run_from_command_line
+from .distilled import DistilledSetting
 from .problem import Weights
 from .runner import run_as_script
 

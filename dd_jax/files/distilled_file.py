@@ -14,6 +14,7 @@ from dd_jax.files.trees import named_leaves, restructured
 
 _ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
 _WEIGHTS = "initial_weights/"
+_HYPER = "hyper/"
 
 
 class DistilledFile(NamedTuple):
@@ -25,13 +26,14 @@ class DistilledFile(NamedTuple):
     mean: np.ndarray  # [D] float32, in units of [0, 1]
     std: np.ndarray  # [D] float32
     meta: dict[str, Any]  # network, initialisation, S, E, class names, …
+    hyper: dict[str, np.ndarray]  # learned hyper-parameters of the inner optimizer by name, each () or [E·S]
     initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"; empty if it is random
 
     @property
     def distilled(self) -> Distilled:
         """x̃, ỹ and η̃, for :func:`dd_jax.inner.loop.unroll`."""
         images, labels, step_sizes = (jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, self.step_sizes))
-        return Distilled(images, labels, step_sizes)
+        return Distilled(images, labels, step_sizes, {name: jnp.asarray(value) for name, value in self.hyper.items()})
 
     def weights_like(self, theta: Params) -> Params:
         """θ₀ as a pytree like ``theta``.
@@ -63,6 +65,7 @@ def save_distilled(
     arrays: dict[str, Any] = dict(
         zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True)
     )
+    arrays |= {_HYPER + name: value for name, value in distilled.hyper.items()}
     arrays |= {_WEIGHTS + name: weight for name, weight in named_leaves(theta).items()}
     arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     buffer = io.BytesIO()
@@ -86,8 +89,11 @@ def load_distilled(path: Path) -> DistilledFile:
         _check_shapes(*(fields[name] for name in _ARRAYS))
     except Exception as error:  # zipfile, numpy and json each raise their own kinds for a damaged file
         raise ValueError(f"distilled data: {path} cannot be used ({error})") from error
-    weights = {name.removeprefix(_WEIGHTS): array for name, array in fields.items() if name.startswith(_WEIGHTS)}
-    return DistilledFile(*(fields[name] for name in _ARRAYS), meta=meta, initial_weights=weights)
+    hyper, weights = (
+        {name.removeprefix(prefix): array for name, array in fields.items() if name.startswith(prefix)}
+        for prefix in (_HYPER, _WEIGHTS)
+    )
+    return DistilledFile(*(fields[name] for name in _ARRAYS), meta=meta, hyper=hyper, initial_weights=weights)
 
 
 def _check_shapes(images, labels, step_sizes, mean, std) -> None:
