@@ -96,7 +96,7 @@ def test_bases_are_counted_in_what_is_stored(quick):
         (["--inner.learned", "momentum"], "inner.learned: momentum is not accepted; use a hyper-parameter of plain"),
         (
             ["--inner.learned", "eps", "--inner.optimizer", "adam"],
-            "inner.learned: eps is not accepted; use of momentum",
+            "inner.learned: eps is not accepted; use one of",
         ),
         (["--inner.per-step"], "inner.per_step: True is not accepted; use it with inner.learned"),
         (["--inner.minibatch", "11"], "inner.minibatch: 11 is not accepted; use 1 … 10"),
