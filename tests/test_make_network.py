@@ -138,6 +138,17 @@ def for_squares(image_shape, classes):
     return linear((4, 4, 1), classes)
 
 
+class ForSquares(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        assert x.shape[1] == x.shape[2], "no square"
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def linen_for_squares(image_shape, classes):
+    return ForSquares()
+
+
 def told(image_shape, classes, *, switch_width, convolution):
     assert (switch_width, convolution) == (0.3, "lax")
     return linear(image_shape, classes)
@@ -205,11 +216,13 @@ REFUSED = {
     f"{__name__}:two_words": r"returns str, which is not accepted; return an \(init, apply\) pair, a flax.linen",
     f"{__name__}:transposed": r"returns \(3, 4\) for 4 images, which is not accepted; return logits \[B, C\]",
     f"{__name__}:integers": "returns int32, which is not accepted; return floats",
-    f"{__name__}:for_squares": r"does not take images of 4×5×2 \(H×W×D\): it fails with TypeError",
+    f"{__name__}:for_squares": r"is not accepted for images of 4×5×2 \(H×W×D\): it fails with TypeError",
+    f"{__name__}:linen_for_squares": r"is not accepted for images of 4×5×2 \(H×W×D\): it fails with AssertionError",
+    "builtins:dict": "is no function, but type",
     f"{__name__}:nnx_without_rngs": "without the argument 'rngs', from which its weights are drawn",
     f"{__name__}:nnx_dropout": r"Convolutional draws random numbers.*nnx.Dropout\(…, deterministic=True\)",
     f"{__name__}:nnx_batch_norm": r"Convolutional keeps state \['BatchStat'\].*GroupNorm",
-    f"{__name__}:weights_and_logits": "is not accepted: it fails with TypeError.*; it is called as make",
+    f"{__name__}:weights_and_logits": "it fails with TypeError.*; it is called as make",
 }
 
 
