@@ -15,27 +15,33 @@ def _forward(network, theta, x):
     if network == "lenet":
         for name, padding in (("Conv_0", 2), ("Conv_1", 0)):
             x = F.max_pool2d(F.relu(conv(name, x, padding)), 2)
-    else:
+    elif network == "alexcifarnet":
         x = F.local_response_norm(F.max_pool2d(F.relu(conv("Conv_0", x, 2)), 3, 2, 1), 4, 0.001 / 9, 0.75, 1)
         x = F.max_pool2d(F.local_response_norm(F.relu(conv("Conv_1", x, 2)), 4, 0.001 / 9, 0.75, 1), 3, 2, 1)
+    else:
+        for i in range(3):
+            scale, bias = (theta[f"InstanceNorm_{i}/{kind}"] for kind in ("scale", "bias"))
+            x = F.group_norm(conv(f"Conv_{i}", x, 1), len(scale), scale, bias, 1e-5)
+            x = F.avg_pool2d(F.relu(x), 2)
     x = x.flatten(1)
-    for name in ("Dense_0", "Dense_1"):
+    *hidden, last = sorted({name.partition("/")[0] for name in theta if name.startswith("Dense")})
+    for name in hidden:
         x = F.relu(F.linear(x, theta[f"{name}/kernel"], theta[f"{name}/bias"]))
-    return F.linear(x, theta["Dense_2/kernel"], theta["Dense_2/bias"])
+    return F.linear(x, theta[f"{last}/kernel"], theta[f"{last}/bias"])
 
 
 def _weights(params, net: int):
     """Our weights in PyTorch's layout: [out, in, H, W] and [out, in], flattened images channels first."""
     theta = {}
-    channels = params["Conv_1"]["kernel"].shape[-1]
+    channels = params[max(layer for layer in params if layer.startswith("Conv"))]["kernel"].shape[-1]
     for layer, kinds in params.items():
-        kernel = np.asarray(kinds["kernel"][net])
-        if layer == "Dense_0":  # from H·W·C inputs to C·H·W
-            side = int((kernel.shape[0] // channels) ** 0.5)
-            kernel = kernel.reshape(side, side, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
-        kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
-        theta[f"{layer}/kernel"] = torch.tensor(np.ascontiguousarray(kernel), requires_grad=True)
-        theta[f"{layer}/bias"] = torch.tensor(np.asarray(kinds["bias"][net]), requires_grad=True)
+        for kind, values in kinds.items():
+            array = np.asarray(values[net])
+            if layer == "Dense_0" and kind == "kernel":  # from H·W·C inputs to C·H·W
+                side = int((array.shape[0] // channels) ** 0.5)
+                array = array.reshape(side, side, channels, -1).transpose(2, 0, 1, 3).reshape(array.shape)
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+            theta[f"{layer}/{kind}"] = torch.tensor(np.ascontiguousarray(array), requires_grad=True)
     return theta
 
 

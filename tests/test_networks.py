@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from dd_jax.base import Distilled
+from dd_jax.distilled import noise
 from dd_jax.inner.loop import trainer
 from dd_jax.meta_gradient import meta_gradient
-from dd_jax.networks import from_flax, make_network
+from dd_jax.networks import NETWORKS, make_network
 from dd_jax.networks.alexcifarnet import local_response_norm
 from dd_jax.networks.convolution import METHODS, convolution, convolution_pool_relu, default_method
 from dd_jax.networks.pooling import max_pool
 from dd_jax.networks.surrogates import surrogates
 from dd_jax.objectives import classification_loss
+from dd_jax.weights.laws import LAWS, initial_weights
 
 
 def draw(network, seed=0):
@@ -101,6 +103,28 @@ def test_alexcifarnet_computes_its_specification(x64):
     np.testing.assert_allclose(jax.jit(network.apply)(params, images), expected, rtol=1e-9)
 
 
+def test_convnet_computes_its_specification(x64):
+    """By PyTorch's definitions of its layers, written out: an odd side loses its last pixel in the pool."""
+    network = make_network("convnet", (7, 6, 3), 4, options={"width": 5, "depth": 2})
+    params = draw(network, 1)
+    p = jax.tree.map(lambda w: np.random.default_rng(w.size).normal(size=w.shape), params["params"])
+    x = images = jax.random.normal(jax.random.key(2), (2, 7, 6, 3))
+    for i in range(2):
+        x = np.asarray(reference_convolution(x, p[f"Conv_{i}"], 1))
+        x = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+        x = np.maximum(x * p[f"InstanceNorm_{i}"]["scale"] + p[f"InstanceNorm_{i}"]["bias"], 0)
+        x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+        x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    expected = x.reshape(2, 5) @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"]
+    np.testing.assert_allclose(jax.jit(network.apply)({"params": p}, images), expected, rtol=1e-9)
+
+
+def test_resnet18_has_its_layers():
+    network = make_network("resnet18", (32, 32, 3), 10)
+    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)))]
+    assert sum(sizes) == 11_173_962  # as published implementations for CIFAR-10 count it
+
+
 def test_local_response_norm_with_a_visible_alpha():
     x = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     total = np.array([1 + 4, 1 + 4 + 9, 1 + 4 + 9 + 16, 4 + 9 + 16 + 25, 9 + 16 + 25])
@@ -162,6 +186,71 @@ def test_convolution_pool_relu_is_the_three_one_after_another(
             np.testing.assert_allclose(our, their, rtol=1e-8, atol=1e-8)
 
 
+FAMILY = {  # small members
+    "lenet": ((28, 28, 1), {}),
+    "alexcifarnet": ((32, 32, 3), {}),
+    "convnet": ((9, 10, 3), {"width": 8, "depth": 2}),
+    "mlp": ((3, 5, 2), {"hidden": (6, 7)}),
+    "resnet18": ((6, 7, 3), {"width": 2, "groups": 2}),
+}
+
+
+def test_every_network_of_ours_is_under_the_laws():
+    assert set(FAMILY) == set(NETWORKS)
+
+
+def marked(*slow):
+    """The family by name; the members that take long to compile are marked."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in FAMILY]
+
+
+def member(name):
+    """A small network with 5 classes, and the shape of its images."""
+    shape, options = FAMILY[name]
+    return make_network(name, shape, 5, options=options), shape
+
+
+@pytest.mark.parametrize("name", marked("resnet18"))
+def test_logits_are_of_each_image_alone_also_for_many_networks_at_once(name):
+    network, shape = member(name)
+    thetas = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), 2))
+    images = jax.random.normal(jax.random.key(1), (3, *shape))
+
+    @jax.jit
+    def results(thetas, images):
+        second = jax.tree.map(lambda w: w[1], thetas)
+        return jax.vmap(network.apply, (0, None))(thetas, images), network.apply(second, images[2:])
+
+    both, alone = results(thetas, images)
+    assert both.shape == (2, 3, 5) and alone.shape == (1, 5) and alone.dtype == jnp.float32
+    assert np.isfinite(both).all() and np.ptp(both[0] - both[1]) > 0
+    np.testing.assert_allclose(both[1, 2], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_law_of_weights_applies(name):
+    network, _ = member(name)
+    own = jax.eval_shape(network.init, jax.random.key(0))
+    for law in LAWS:
+        drawn = jax.eval_shape(initial_weights(network, law), jax.random.key(0))
+        chex.assert_trees_all_equal_shapes_and_dtypes(drawn, own)
+    zero = jax.jit(initial_weights(network, "zero"))(jax.random.key(0))
+    matrices = [leaf for leaf in jax.tree.leaves(zero) if leaf.ndim > 1]
+    assert len(matrices) > 2 and not any(np.any(matrix) for matrix in matrices)  # all of them are kernels
+
+
+@pytest.mark.parametrize("name", marked("alexcifarnet", "resnet18"))
+def test_the_meta_gradient_is_finite_and_reaches_the_images(name):
+    network, shape = member(name)
+    theta = jax.jit(network.init)(jax.random.key(0))
+    distilled = noise(jax.random.key(1), shape, 5, steps=1, epochs=1)
+    batch = (jax.random.normal(jax.random.key(2), (4, *shape)), jnp.eye(5)[:4])
+    loss = classification_loss(network.apply)
+    value, gradient = jax.jit(meta_gradient(trainer(loss), loss))(jax.random.key(0), distilled, theta, batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
+    assert np.abs(gradient.images).max() > 0
+
+
 @pytest.mark.parametrize("name", ["lenet", pytest.param("alexcifarnet", marks=pytest.mark.slow)])
 def test_an_accelerator_s_networks_give_the_numbers_of_a_cpu_s(x64, name, monkeypatch):
     shape = (28, 28, 1) if name == "lenet" else (32, 32, 3)
@@ -181,13 +270,13 @@ def test_winograd_s_rounding_errors_in_float32_are_small():
     assert 0 < np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("network", ["lenet", pytest.param("alexcifarnet", marks=pytest.mark.slow)])
-def test_networks_give_the_same_meta_gradient_by_every_method(x64, network):
-    shape = (28, 28, 1) if network == "lenet" else (32, 32, 3)
+@pytest.mark.parametrize("name", marked("alexcifarnet", "resnet18"))
+def test_networks_give_the_same_meta_gradient_by_every_method(x64, name):
+    shape, options = FAMILY[name]
     rng = np.random.default_rng(0)
     distilled = Distilled(rng.normal(size=(2, 3, *shape)), np.stack([np.eye(10)[:3]] * 2), np.full(4, 0.05))
     batch = (rng.normal(size=(5, *shape)), np.eye(10)[:5])
-    networks = [make_network(network, shape, 10, convolution=method) for method in METHODS]
+    networks = [make_network(name, shape, 10, convolution=method, options=options) for method in METHODS]
     theta = draw(networks[0])
     gradients = (
         jax.jit(meta_gradient(trainer(loss := classification_loss(net.apply)), loss))(
@@ -224,53 +313,3 @@ def test_max_pool_equals_flax_in_value_gradient_and_second_derivative(x64, size,
         results(lambda x: max_pool(x, (window,) * 2, (stride,) * 2, ((padding,) * 2,) * 2)), theirs, strict=True
     ):
         np.testing.assert_allclose(our, their, rtol=1e-12)
-
-
-def test_two_classes_get_two_logits():
-    network = make_network("lenet", (28, 28, 1), 2)
-    assert jax.eval_shape(network.apply, draw(network), jnp.zeros((5, 28, 28, 1))).shape == (5, 2)
-
-
-class Dropped(nn.Module):
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(nn.Dropout(0.5, deterministic=self.deterministic)(x.reshape(x.shape[0], -1)))
-
-
-def test_a_network_with_dropout_is_refused():
-    with pytest.raises(ValueError, match=r"^network: Dropped draws random numbers in its forward pass.*deterministic"):
-        from_flax(Dropped(False), (4, 4, 1))
-    network = from_flax(Dropped(True), (4, 4, 1))  # the remedy
-    assert network.apply(network.init(jax.random.key(0)), jnp.ones((2, 4, 4, 1))).shape == (2, 3)
-
-
-def test_a_network_with_changing_state_is_refused():
-    class Normed(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(10)(nn.BatchNorm(use_running_average=False)(x.reshape(x.shape[0], -1)))
-
-    with pytest.raises(ValueError, match=r"^network: Normed keeps state \['batch_stats'\]"):
-        from_flax(Normed(), (4, 4, 1))
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "classes", "message"),
-    [
-        ("resnet", (28, 28, 1), 10, "network: 'resnet' is unknown; use one of lenet, alexcifarnet"),
-        ("lenet", (30, 30, 1), 10, "lenet takes images of 28×28 or 32×32 pixels, not 30×30"),
-        ("lenet", (28, 32, 1), 10, "not 28×32"),
-        ("alexcifarnet", (28, 28, 3), 10, "alexcifarnet takes images of 32×32 pixels"),
-        ("lenet", (28, 28, 1), 1, "classes: 1"),
-    ],
-)
-def test_an_unknown_network_or_a_wrong_size_is_refused(name, shape, classes, message):
-    with pytest.raises(ValueError, match=message):
-        make_network(name, shape, classes)
-
-
-def test_an_unknown_convolution_is_refused():
-    with pytest.raises(ValueError, match=r"^convolution: 'fft' is unknown; use one of matmul, lax"):
-        make_network("lenet", (28, 28, 1), 10, convolution="fft")  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """A network by its name, or by the import path of a function that makes one."""
 
+import contextlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +28,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     make.__name__: make for make in (lenet, alexcifarnet, convnet, mlp, resnet18)
 }
 _OURS = ("switch_width", "convolution", "rngs", "key")  # arguments that are no options: the library gives them
-_CALLED = "it is called as make(image_shape, classes, **options)"
 _KINDS = "an (init, apply) pair, a flax.linen, flax.nnx or equinox module"
 
 
@@ -73,19 +73,15 @@ def make_network(
         raise ValueError(f"classes: {classes} is too few; use at least 2")
     surrogates(switch_width)  # refuses what is no width
     make = NETWORKS[name] if name in NETWORKS else _imported(name)
-    accepted, open_ended = _accepted(make)
-    unknown = [] if open_ended else sorted(set(options) - set(accepted))
-    unknown += sorted(set(options) & set(_OURS))
-    if unknown:
-        takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
-        raise ValueError(f"network: {name} takes no option {unknown[0]!r}; {takes}")
-    if name in NETWORKS:
-        options = _converted(name, make, options)
-    given = {"switch_width": switch_width, "convolution": convolution}
+    arguments = _checked_options(name, make, options)
     parameters = inspect.signature(make).parameters
-    arguments = {**options, **{key: value for key, value in given.items() if key in parameters}}
-    network = _network(name, lambda **drawn: make(image_shape, classes, **arguments, **drawn), parameters, image_shape)
-    _check_logits(name, network, image_shape, classes)
+    given = {"switch_width": switch_width, "convolution": convolution}
+    arguments |= {argument: value for argument, value in given.items() if argument in parameters}
+    with _failures_described(name, image_shape):
+        network = _network(
+            name, lambda **drawn: make(image_shape, classes, **arguments, **drawn), parameters, image_shape
+        )
+        _check_logits(name, network, image_shape, classes)
     return network
 
 
@@ -93,7 +89,12 @@ def _imported(name: str) -> Callable[..., Any]:
     module, colon, attribute = name.partition(":")
     if not (colon and module and attribute):
         raise ValueError(f"network: {name!r} is unknown; use one of {', '.join(NETWORKS)}, or {FORM}")
-    return imported("network", name)
+    found = imported("network", name)
+    try:
+        inspect.signature(found)
+    except (TypeError, ValueError) as error:  # such as a class that is written in C
+        raise ValueError(f"network: {name!r} is no function, but {type(found).__name__}; use {FORM}") from error
+    return found
 
 
 def _accepted(make: Callable[..., Any]) -> tuple[list[str], bool]:
@@ -105,7 +106,15 @@ def _accepted(make: Callable[..., Any]) -> tuple[list[str], bool]:
     return accepted, any(p.kind == p.VAR_KEYWORD for p in parameters)
 
 
-def _converted(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_options(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, once the function takes all of them; of a network of ours, as the types that it declares."""
+    accepted, open_ended = _accepted(make)
+    unknown = [option for option in options if option in _OURS or not (open_ended or option in accepted)]
+    if unknown:
+        takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
+        raise ValueError(f"network: {name} takes no option {unknown[0]!r}; {takes}")
+    if name not in NETWORKS:
+        return dict(options)
     kinds = typing.get_type_hints(make)
     values = {}
     for option, value in options.items():
@@ -116,13 +125,25 @@ def _converted(name: str, make: Callable[..., Any], options: Mapping[str, Any]) 
     return values
 
 
+@contextlib.contextmanager
+def _failures_described(name: str, image_shape: ImageShape) -> Iterator[None]:
+    """Whatever goes wrong in a function of anyone's becomes one line; what we say of a network stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("network:"):
+            raise
+        size = "×".join(map(str, image_shape))
+        raise ValueError(
+            f"network: {name} is not accepted for images of {size} (H×W×D): it fails with {first_line(error)}; "
+            f"it is called as make(image_shape, classes, **options) and returns {_KINDS}"
+        ) from error
+
+
 def _network(name: str, make: Callable[..., Any], parameters: Mapping[str, Any], image_shape: ImageShape) -> Network:
     """What the function returns, as a pair."""
     example = {"rngs": nnx.Rngs(0), "key": jax.random.key(0)}
-    try:
-        made = make(**{argument: value for argument, value in example.items() if argument in parameters})
-    except TypeError as error:
-        raise ValueError(f"network: {name} is not accepted: it fails with {first_line(error)}; {_CALLED}") from error
+    made = make(**{argument: value for argument, value in example.items() if argument in parameters})
     if isinstance(made, nn.Module):
         return from_flax(made, image_shape)
     for kind, argument, is_one in (("nnx", "rngs", isinstance(made, nnx.Module)), ("equinox", "key", is_equinox(made))):
@@ -144,13 +165,7 @@ def _check_logits(name: str, network: Network, image_shape: ImageShape, classes:
     """Traces the network on some images; their number is not C, so that the two axes are not mistaken."""
     count = classes + 1
     images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
-    try:
-        logits = jax.eval_shape(network.apply, jax.eval_shape(network.init, jax.random.key(0)), images)
-    except Exception as error:
-        size = "×".join(map(str, image_shape))
-        raise ValueError(
-            f"network: {name} does not take images of {size} (H×W×D): it fails with {first_line(error)}"
-        ) from error
+    logits = jax.eval_shape(network.apply, jax.eval_shape(network.init, jax.random.key(0)), images)
     shape = getattr(logits, "shape", None)
     if shape != (count, classes):
         raise ValueError(
