@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.workloads import WORKLOADS, arguments
+from dd_jax.estimates import meta_gradient
 from dd_jax.files.atomic import write_atomically
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import MODES, Mode
-from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss
 

@@ -5,7 +5,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from benchmarks.workloads import RECIPE, Workload
-from dd_jax.parametrisation import PIXELS
+from dd_jax.parametrisations import PIXELS
 
 
 def _forward(network, theta, x):

@@ -21,14 +21,14 @@ import optax
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
+from dd_jax.estimates import meta_gradient, outer_objective, over_networks
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
-from dd_jax.meta_gradient import meta_gradient, outer_objective, over_networks
 from dd_jax.networks import from_flax, make_network
 from dd_jax.networks.convolution import Method
 from dd_jax.objectives import classification_loss
-from dd_jax.outer_step import OuterRecipe, outer_optimizer
-from dd_jax.parametrisation import PIXELS
+from dd_jax.outer import OuterRecipe, outer_optimizer
+from dd_jax.parametrisations import PIXELS
 from dd_jax.weights.laws import initial_weights
 
 BATCH = 1024

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 
-def dealt_out(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., Any]:
+def sharded(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., Any]:
     """``f`` of many networks, each device doing its share; as many devices as divide their number.
 
     Args:

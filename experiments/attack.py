@@ -29,7 +29,7 @@ from dd_jax.evaluation import confusion
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.text import percent
-from dd_jax.outer_step import OuterRecipe
+from dd_jax.outer import OuterRecipe
 
 from .distil import Config as Base
 from .distil import print_result, workdir_of

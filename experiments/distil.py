@@ -16,6 +16,7 @@ from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.data.batches import batch_drawer
 from dd_jax.data.dataset import Dataset, Split
 from dd_jax.distilled import noise
+from dd_jax.estimates import meta_gradient
 from dd_jax.evaluation import Inner as Loop
 from dd_jax.evaluation import Score
 from dd_jax.files.atomic import write_atomically, write_json
@@ -26,9 +27,8 @@ from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
 from dd_jax.imports import imported
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
-from dd_jax.meta_gradient import meta_gradient
 from dd_jax.objectives import classification_loss, cross_entropy, relabelled
-from dd_jax.outer_step import OuterRecipe, OuterState, check_recipe, estimates, outer_optimizer, outer_step
+from dd_jax.outer import OuterRecipe, OuterState, averaged, check_recipe, outer_optimizer, outer_step
 
 from .distilled import DistilledSetting, check_distilled_setting, parametrisation_of, stored_floats
 from .inner import Inner, check_inner, loop_of, optimizer_of, window_of
@@ -221,7 +221,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         window = window_of(config.inner, step / config.outer.steps)
         how = {"mode": config.mode, "adjoint_clip": config.outer.adjoint_clip, "window": window}
         train = trainer(loss, optimizer=inner.optimizer, order=inner.order, augment=inner.augment, **how)
-        return estimates(config.outer, meta_gradient(train, objective, learned.decode), many=nets.known is None)(step)
+        return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.known is None)(step)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=_augmentation(config))

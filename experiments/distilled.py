@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from dd_jax.base import Distilled, Parametrisation
 from dd_jax.bases import decode_bases, init_bases
 from dd_jax.checks import positive, require
-from dd_jax.parametrisation import FIXED, FREE, POSITIVE, Field, parametrisation, per_step, probabilities, shared
+from dd_jax.parametrisations import FIXED, FREE, POSITIVE, Field, parametrisation, per_step, probabilities, shared
 
 from .inner import LEARNABLE, Inner, optimizer_of
 

@@ -11,7 +11,7 @@ command again goes on where it was interrupted.
 
 import dataclasses
 
-from dd_jax.outer_step import OuterRecipe
+from dd_jax.outer import OuterRecipe
 
 from .distil import Config, authors_recipe, run_from_command_line
 from .distilled import DistilledSetting

@@ -22,7 +22,7 @@ from dd_jax.inner.schedule import (
     random_start,
     shuffled,
 )
-from dd_jax.parametrisation import (
+from dd_jax.parametrisations import (
     POSITIVE,
     UNIT,
 )

@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
+from dd_jax.estimates import meta_gradient, over_networks
 from dd_jax.files.atomic import write_json
 from dd_jax.inner.loop import trainer, unroll
 from dd_jax.linear import closed_form, excess_loss_bound, expected_excess_loss, optimum, quadratic_loss
-from dd_jax.meta_gradient import meta_gradient, over_networks
-from dd_jax.parametrisation import FREE, parametrisation
+from dd_jax.parametrisations import FREE, parametrisation
 
 from .runner import (
     RunError,

@@ -22,8 +22,8 @@ from dd_jax.data.readers import RawData, content_fingerprint, is_path, read
 from dd_jax.evaluation import Inner, Training, evaluate, evaluate_nets, steps_of
 from dd_jax.networks import make_network, parse_options
 from dd_jax.objectives import classification_loss, relabelling
-from dd_jax.parallel import dealt_out
-from dd_jax.weights.bank import Bank, drawn, fingerprint, load_bank
+from dd_jax.parallel import sharded
+from dd_jax.weights.bank import Bank, bank_sampler, fingerprint, load_bank
 from dd_jax.weights.laws import initial_weights
 
 from .runner import require, say
@@ -156,7 +156,7 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     if len(test[0]) == 1:
         log.warning("weights.bank: %s leaves one network for the test, so its result has no spread", weights.bank)
     validation = part_of(everyone, slice(first))
-    return Nets(drawn(trained, count, seed, weights.jitter), None, validation, test, fingerprint(*banks))
+    return Nets(bank_sampler(trained, count, seed, weights.jitter), None, validation, test, fingerprint(*banks))
 
 
 def _banks(weights: Weights, network: Network, image_shape: tuple[int, int, int]) -> list[Bank]:
@@ -325,7 +325,7 @@ def scorer(
             return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps, inner)
 
         specs = (P("networks"), P("networks"), P(), P())
-        return dealt_out(of_share, len(keys), *specs)(keys, thetas, distilled, split)
+        return sharded(of_share, len(keys), *specs)(keys, thetas, distilled, split)
 
     def score(distilled, held_out, split):
         keys, nets = held_out

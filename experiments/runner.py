@@ -31,7 +31,7 @@ from dd_jax.data.readers import is_path
 from dd_jax.files.atomic import first_line, write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.files.figures import to_png
-from dd_jax.outer_step import OuterInfo
+from dd_jax.outer import OuterInfo
 
 COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
 Config = TypeVar("Config")

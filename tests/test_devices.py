@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dd_jax.parallel import dealt_out
+from dd_jax.parallel import sharded
 
 
 @pytest.mark.parametrize(("networks", "devices"), [(4, 2), (3, 1)])
@@ -19,7 +19,7 @@ def test_networks_dealt_out_come_back_in_order_from_as_many_devices_as_divide_th
 
     thetas = {"w": jnp.arange(networks * 2.0).reshape(networks, 2)}
     images = jnp.array([[1.0, 2.0], [3.0, 5.0], [0.0, 7.0]])
-    result = jax.jit(lambda *arguments: dealt_out(f, networks, P("networks"), P())(*arguments))(thetas, images)
+    result = jax.jit(lambda *arguments: sharded(f, networks, P("networks"), P())(*arguments))(thetas, images)
     np.testing.assert_array_equal(result, np.asarray(thetas["w"]) @ np.asarray(images).T)
     assert shares == [(networks // devices, 2)]
     assert len(result.sharding.device_set) == devices

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dd_jax.base import Distilled, Network
+from dd_jax.estimates import meta_gradient
 from dd_jax.inner.loop import trainer
-from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks import from_flax, make_network
 from dd_jax.objectives import classification_loss
 from dd_jax.weights.laws import LAWS, initial_weights

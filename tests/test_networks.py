@@ -11,8 +11,8 @@ import pytest
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
+from dd_jax.estimates import meta_gradient
 from dd_jax.inner.loop import trainer
-from dd_jax.meta_gradient import meta_gradient
 from dd_jax.networks import NETWORKS, make_network
 from dd_jax.networks.alexcifarnet import local_response_norm
 from dd_jax.networks.convolution import METHODS, convolution, convolution_pool_relu, default_method

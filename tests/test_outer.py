@@ -9,19 +9,19 @@ import numpy as np
 import optax
 import pytest
 
+from dd_jax.estimates import meta_gradient, over_networks, perturbed
 from dd_jax.inner.loop import trainer
-from dd_jax.meta_gradient import meta_gradient, over_networks, perturbed
 from dd_jax.objectives import classification_loss
-from dd_jax.outer_step import (
+from dd_jax.outer import (
     OuterRecipe,
+    averaged,
     bound_step_sizes,
     clip_by_running_norm,
-    estimates,
     outer_optimizer,
     outer_step,
     relative_rate,
 )
-from dd_jax.parametrisation import PIXELS
+from dd_jax.parametrisations import PIXELS
 
 KEY = jax.random.key(0)
 
@@ -32,7 +32,7 @@ def no_loss(theta, images, labels):
 
 def outer_of(loss, recipe, many=False, optimizer=None):
     train = trainer(loss, adjoint_clip=recipe.adjoint_clip)
-    estimate = estimates(recipe, meta_gradient(train, loss, PIXELS.decode), many=many)
+    estimate = averaged(recipe, meta_gradient(train, loss, PIXELS.decode), many=many)
     return outer_step(estimate, optimizer or outer_optimizer(recipe), fixed=PIXELS.fixed)
 
 

@@ -61,7 +61,7 @@ def test_the_wheel_claims_one_name_and_holds_every_module(built):
     for module in (*ROOT.glob("dd_jax/**/*.py"), *ROOT.glob("experiments/*.py")):
         here = module.relative_to(ROOT).as_posix()
         assert (here if here.startswith("dd_jax/") else f"dd_jax/{here}") in names
-    assert "dd_jax/py.typed" in names  # so that a user's type checker reads our annotations
+    assert {"dd_jax/py.typed", "dd_jax/__init__.pyi"} <= set(names)  # so that type checkers read our annotations
     assert entry_points.split() == ["[console_scripts]", "dd-jax", "=", "dd_jax.command:main"]
 
 

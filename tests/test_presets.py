@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from dd_jax.networks import make_network
-from dd_jax.outer_step import check_recipe
+from dd_jax.outer import check_recipe
 from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import check_pretraining
 from experiments import ablations, adaptation, attack, baselines, fixed_init, linear_case, pretrain, random_init

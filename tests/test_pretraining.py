@@ -15,7 +15,7 @@ from dd_jax.base import Network
 from dd_jax.data.dataset import make_dataset, normalise
 from dd_jax.data.readers import RawData
 from dd_jax.objectives import classification_loss, mean_of
-from dd_jax.weights.bank import Bank, drawn, load_bank, read_shards, save_shard
+from dd_jax.weights.bank import Bank, bank_sampler, load_bank, read_shards, save_shard
 from dd_jax.weights.pretraining import PretrainRecipe, check_pretraining, pretraining
 
 RNG = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_jitter_is_a_share_of_the_spread_of_each_network_s_own_leaf():
     half = RNG.normal(size=(3, 200)).astype(jnp.bfloat16)
     weights = {"kernel": kernel, "scale": np.ones((3, 7), np.float32), "half": half, "count": np.arange(3)}
     bank = Bank(weights, np.ones(3))
-    moved, still = (jax.device_get(drawn(bank, 3, seed=4, jitter=j)(17)) for j in (0.01, 0.0))
+    moved, still = (jax.device_get(bank_sampler(bank, 3, seed=4, jitter=j)(17)) for j in (0.01, 0.0))
     for after, before in zip(moved["kernel"], still["kernel"], strict=True):
         assert np.std(after - before) == pytest.approx(0.01 * np.std(before), rel=0.1)
     chex.assert_trees_all_equal_shapes_and_dtypes(moved, still)
@@ -147,9 +147,9 @@ def test_jitter_is_a_share_of_the_spread_of_each_network_s_own_leaf():
         np.testing.assert_array_equal(moved[name], still[name])
     for jitter in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=rf"^weights.jitter: {jitter} is not accepted; use 0 or more"):
-            drawn(bank, 3, seed=0, jitter=jitter)
+            bank_sampler(bank, 3, seed=0, jitter=jitter)
     with pytest.raises(ValueError, match=r"^weights.nets: 0 is not accepted; use 1 … 3"):
-        drawn(bank, 0, seed=0)
+        bank_sampler(bank, 0, seed=0)
 
 
 def test_a_damaged_shard_is_named_and_the_others_load(bank, caplog):
@@ -207,13 +207,13 @@ def test_banks_that_do_not_fit_are_refused(bank, tmp_path):
     with pytest.raises(ValueError, match=r"^bank: .*/elsewhere holds no networks"):
         load_bank(tmp_path / "elsewhere", NETWORK, SHAPE)
     with pytest.raises(ValueError, match=r"^weights.nets: 6 is not accepted; use 1 … 5"):
-        drawn(load_bank(folder, NETWORK, SHAPE), 6, seed=0)
+        bank_sampler(load_bank(folder, NETWORK, SHAPE), 6, seed=0)
 
 
 def test_streaming_equals_indexing_a_resident_bank(bank):
     networks = bank[1]
     resident = jax.tree.map(jnp.asarray, networks.weights)
-    draws = [drawn(networks, 3, seed=4)(step) for step in range(40)]
+    draws = [bank_sampler(networks, 3, seed=4)(step) for step in range(40)]
     indices = []
     for thetas in draws:
         index = [int(np.flatnonzero((networks.weights["w"] == w).all((1, 2)))[0]) for w in np.asarray(thetas["w"])]
@@ -221,8 +221,8 @@ def test_streaming_equals_indexing_a_resident_bank(bank):
         assert len(set(index)) == 3
         indices.append(index)
     assert np.bincount(np.ravel(indices), minlength=5).min() > 10  # each has its turn
-    chex.assert_trees_all_equal(drawn(networks, 3, seed=4)(17), draws[17])
-    others = [drawn(networks, 3, seed=5)(step) for step in range(40)]
+    chex.assert_trees_all_equal(bank_sampler(networks, 3, seed=4)(17), draws[17])
+    others = [bank_sampler(networks, 3, seed=5)(step) for step in range(40)]
     assert any(not np.array_equal(a["w"], b["w"]) for a, b in zip(draws, others, strict=True))
 
 

@@ -299,7 +299,6 @@ def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkey
         (["--weights.nets", "0"], "weights.nets: 0 is not accepted; use 1 or more"),
         (["--weights.test-nets", "0"], "weights.test_nets: 0 is not accepted"),
         (["--outer.net-norm", "-1"], "outer.net_norm: -1.0 is not accepted"),
-        (["--outer.samples", "4"], "outer.samples: 4 is not accepted with many networks"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, arguments, message):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from dd_jax.files.checkpoint import checkpoints
-from dd_jax.outer_step import OuterInfo
+from dd_jax.outer import OuterInfo
 from experiments.runner import RunError, Stopped, claimed, locked, run_as_script, train
 
 

@@ -17,7 +17,7 @@ from dd_jax.distilled import noise
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.files.distilled_file import load_distilled, save_distilled
-from dd_jax.parametrisation import PIXELS
+from dd_jax.parametrisations import PIXELS
 
 STATE = {"step": jnp.int32(3), "key": jax.random.key(5), "nested": (jnp.arange(6.0), [jnp.ones((2, 2))])}
 

@@ -14,7 +14,7 @@ import pytest
 from dd_jax.base import Network
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.figures import draw_images
-from dd_jax.outer_step import OuterRecipe
+from dd_jax.outer import OuterRecipe
 from experiments import distil, evaluate, fixed_init, results, seeds
 from experiments.problem import Weights, dataset_from, nets_of, path_from, streams
 

@@ -117,7 +117,7 @@ def fingerprint(*banks: Bank) -> str:
     return digest.hexdigest()[:12]
 
 
-def drawn(bank: Bank, count: int, seed: int, jitter: float = 0.0) -> Callable[[int], Params]:
+def bank_sampler(bank: Bank, count: int, seed: int, jitter: float = 0.0) -> Callable[[int], Params]:
     """p(θ₀) by outer step: ``count`` networks of the bank, all different, each leaf with a leading axis N.
 
     With ``jitter``, Gaussian noise of that share of the standard deviation of a network's own leaf makes each of them

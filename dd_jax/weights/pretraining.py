@@ -15,7 +15,7 @@ from dd_jax.base import Loss, Params
 from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, Split, normalise, take
 from dd_jax.objectives import mean_of
-from dd_jax.parallel import dealt_out
+from dd_jax.parallel import sharded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +122,12 @@ def pretraining(
         return Training(training.key, training.epoch + 1, theta, state)
 
     def epoch_of_share(training: Training, split: Split) -> Training:
-        return backend.over_networks(lambda one: epoch(one, split), training)
+        return backend.for_each_network(lambda one: epoch(one, split), training)
 
     def init(keys: jax.Array) -> Training:
-        return dealt_out(jax.vmap(begin), len(keys), P("networks"))(keys)
+        return sharded(jax.vmap(begin), len(keys), P("networks"))(keys)
 
     def epoch_of_all(training: Training, split: Split) -> Training:
-        return dealt_out(epoch_of_share, len(training.epoch), P("networks"), P())(training, split)
+        return sharded(epoch_of_share, len(training.epoch), P("networks"), P())(training, split)
 
     return Pretraining(init, epoch_of_all)

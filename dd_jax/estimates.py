@@ -176,4 +176,4 @@ def _centred_noise(key, count, like, scale):
 
 
 def _mean_over(f, xs):
-    return jax.tree.map(lambda a: jnp.mean(a, axis=0), backend.over_networks(f, xs))
+    return jax.tree.map(lambda a: jnp.mean(a, axis=0), backend.for_each_network(f, xs))

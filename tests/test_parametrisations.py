@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from dd_jax.bases import decode_bases, init_bases
+from dd_jax.estimates import meta_gradient
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.optimizers import inner_optimizer
-from dd_jax.meta_gradient import meta_gradient
 from dd_jax.objectives import classification_loss
-from dd_jax.outer_step import OuterRecipe, outer_optimizer, outer_step
-from dd_jax.parametrisation import (
+from dd_jax.outer import OuterRecipe, outer_optimizer, outer_step
+from dd_jax.parametrisations import (
     FIXED,
     FREE,
     PIXELS,

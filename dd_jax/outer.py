@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from dd_jax.base import Batch, Estimate, Params
-from dd_jax.meta_gradient import over_networks, perturbed
+from dd_jax.estimates import over_networks, perturbed
 from dd_jax.norms import norm, with_norm
-from dd_jax.parametrisation import POSITIVE
+from dd_jax.parametrisations import POSITIVE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def relative_rate(recipe: OuterRecipe) -> optax.Schedule:
 
 
 def outer_optimizer(recipe: OuterRecipe) -> optax.GradientTransformation:
-    """The optimizer of Algorithm 1's last line, over a :class:`dd_jax.parametrisation.Learned`."""
+    """The optimizer of Algorithm 1's last line, over a :class:`dd_jax.parametrisations.Learned`."""
     relative = relative_rate(recipe)
 
     def decay_and_slow(updates: Any, params: Any) -> Any:
@@ -176,12 +176,12 @@ def clip_by_running_norm(factor: float, decay: float = 0.9) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
-def estimates(recipe: OuterRecipe, estimate: Estimate, *, many: bool) -> Callable[[jax.Array], Estimate]:
+def averaged(recipe: OuterRecipe, estimate: Estimate, *, many: bool) -> Callable[[jax.Array], Estimate]:
     """What the recipe makes of an estimate at each outer step: its mean over perturbations, and over networks.
 
     Args:
       recipe: the settings.
-      estimate: of one network, such as :func:`dd_jax.meta_gradient.meta_gradient`'s.
+      estimate: of one network, such as :func:`dd_jax.estimates.meta_gradient`'s.
       many: θ₀ is of N networks, each leaf with a leading axis N (equation 5); else of one (equation 4).
 
     Raises:

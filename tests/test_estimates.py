@@ -11,8 +11,8 @@ import pytest
 from dd_jax import backend
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
+from dd_jax.estimates import meta_gradient, outer_objective, over_networks, perturbed
 from dd_jax.inner.loop import trainer, unroll
-from dd_jax.meta_gradient import meta_gradient, outer_objective, over_networks, perturbed
 from dd_jax.objectives import classification_loss, cross_entropy, mean_of, relabelled
 
 KEY = jax.random.key(0)

@@ -1,0 +1,71 @@
+from .augment import augmentation
+from .base import (
+    Batch,
+    Criterion,
+    Distilled,
+    Estimate,
+    Loss,
+    Network,
+    Parametrisation,
+    Params,
+    Train,
+)
+from .distilled import noise
+from .estimates import meta_gradient, outer_objective, over_networks, perturbed
+from .evaluation import Training, evaluate, evaluate_nets, train_and_score
+from .inner.loop import trainer, unroll
+from .inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
+from .inner.schedule import Window, class_subsets, cycle, minibatches, random_start, shuffled
+from .networks import from_flax, make_network
+from .objectives import classification_loss, cross_entropy, relabelled
+from .outer import OuterRecipe, OuterState, OuterStep, outer_optimizer, outer_step
+from .parametrisations import PIXELS, parametrisation
+from .weights.laws import initial_weights
+
+__all__ = [
+    "GRADIENT_DESCENT",
+    "PIXELS",
+    "Batch",
+    "Criterion",
+    "Distilled",
+    "Estimate",
+    "InnerOptimizer",
+    "Loss",
+    "Network",
+    "OuterRecipe",
+    "OuterState",
+    "OuterStep",
+    "Parametrisation",
+    "Params",
+    "Train",
+    "Training",
+    "Window",
+    "augmentation",
+    "class_subsets",
+    "classification_loss",
+    "cross_entropy",
+    "cycle",
+    "evaluate",
+    "evaluate_nets",
+    "from_flax",
+    "initial_weights",
+    "inner_optimizer",
+    "make_network",
+    "meta_gradient",
+    "minibatches",
+    "noise",
+    "outer_objective",
+    "outer_optimizer",
+    "outer_step",
+    "over_networks",
+    "parametrisation",
+    "perturbed",
+    "random_start",
+    "relabelled",
+    "shuffled",
+    "train_and_score",
+    "trainer",
+    "unroll",
+]
+
+__version__: str
