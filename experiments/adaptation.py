@@ -20,13 +20,13 @@ from typing import Annotated, Any
 import tyro
 
 from . import baselines, random_init
+from .command_line import command_line, run_as_script
 from .distil import Config as Base
 from .distil import print_result, workdir_of
 from .distil import run as distil
 from .distilled import DistilledSetting
-from .problem import Images, Setting, Weights
 from .reported import ADAPTATION
-from .runner import command_line, run_as_script
+from .settings import Images, Setting, Weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dd_jax.base import Criterion, Distilled, Loss, Network, Params
 from dd_jax.baselines import Layout, random_real
+from dd_jax.checks import positive, require
 from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.data.batches import batch_drawer
 from dd_jax.data.dataset import Dataset, Split
@@ -30,38 +31,18 @@ from dd_jax.inner.modes import Mode
 from dd_jax.objectives import classification_loss, cross_entropy, relabelled
 from dd_jax.outer import OuterRecipe, OuterState, averaged, check_recipe, outer_optimizer, outer_step
 
+from .command_line import command_line
 from .distilled import DistilledSetting, check_distilled_setting, parametrisation_of, stored_floats
 from .inner import Inner, check_inner, loop_of, optimizer_of, window_of
-from .problem import (
-    Problem,
-    Setting,
-    assemble,
-    count_of,
-    dataset_from,
-    identity,
-    jsonable,
-    mean_and_std,
-    path_from,
-    relabelled_data,
-    relabelled_split,
-    scorer,
-    streams,
-)
+from .nets import count_of
+from .problem import Problem, assemble, identity
 from .reported import REPORTED
-from .runner import (
-    Trained,
-    claimed,
-    command_line,
-    is_finished,
-    memory_needed,
-    positive,
-    provenance,
-    read_lines,
-    require,
-    say,
-    told_if_it_fails,
-    train,
-)
+from .say import say
+from .scoring import mean_and_std, relabelled_data, relabelled_split, scorer
+from .settings import Setting, dataset_from, jsonable, path_from
+from .streams import streams
+from .training import Trained, memory_needed, read_lines, train
+from .workdir import claimed, is_finished, provenance, told_if_it_fails
 
 
 @dataclasses.dataclass(frozen=True)

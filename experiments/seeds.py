@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from dd_jax.checks import require
 from dd_jax.files.atomic import write_json
 from dd_jax.files.text import percent
 
 from . import fixed_init, random_init
+from .command_line import command_line, run_as_script
 from .distil import Config as Base
 from .distil import run as distil
 from .distil import settings_of
-from .problem import mean_and_std
-from .runner import claimed, command_line, provenance, require, run_as_script
+from .scoring import mean_and_std
+from .workdir import claimed, provenance
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from dd_jax.inner.loop import unroll
 from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, mean_of
 from experiments import fixed_init
-from experiments.runner import RunError
+from experiments.training import RunError
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["digits", "--distilled.epochs", "3", "--outer.steps", "80", "--outer.learning-rate", "0.05"]

@@ -10,8 +10,9 @@ import pytest
 
 from dd_jax.files.distilled_file import load_distilled
 from experiments import ablations, baselines, distil, evaluate, random_init
-from experiments.problem import assemble, dealt
-from experiments.runner import RunError
+from experiments.nets import dealt
+from experiments.problem import assemble
+from experiments.training import RunError
 
 SMALL = [
     "digits", "--outer.steps", "100", "--outer.learning-rate", "0.05", "--weights.nets", "2",

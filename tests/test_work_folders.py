@@ -16,7 +16,9 @@ from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.figures import draw_images
 from dd_jax.outer import OuterRecipe
 from experiments import distil, evaluate, fixed_init, results, seeds
-from experiments.problem import Weights, dataset_from, nets_of, path_from, streams
+from experiments.nets import nets_of
+from experiments.settings import Weights, dataset_from, path_from
+from experiments.streams import streams
 
 TINY = ("--outer.steps", "4", "--batch-size", "8", "--distilled.epochs", "2", "--validation-fraction", "0.2")
 
