@@ -22,9 +22,9 @@ from dd_jax.files.text import percent
 
 from . import evaluate, random_init
 from .command_line import command_line, run_as_script
-from .distil import Config as Base
 from .distil import run as distil
-from .distil import settings_of
+from .recipe import Config as Base
+from .recipe import settings_of
 from .workdir import claimed, draw_missing
 
 VALUES: dict[str, tuple[float, ...]] = {

@@ -21,10 +21,11 @@ import tyro
 
 from . import baselines, random_init
 from .command_line import command_line, run_as_script
-from .distil import Config as Base
-from .distil import print_result, workdir_of
 from .distil import run as distil
 from .distilled import DistilledSetting
+from .recipe import Config as Base
+from .recipe import workdir_of
+from .record import print_result
 from .reported import ADAPTATION
 from .settings import Images, Setting, Weights
 
@@ -89,7 +90,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
 
     Raises:
       ValueError: settings or data that cannot be used, or a bank that does not fit.
-      experiments.runner.RunError: the loss was not finite.
+      experiments.training.RunError: the loss was not finite.
     """
     base = config.base
     if base.weights.bank is None:

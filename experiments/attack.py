@@ -33,12 +33,13 @@ from dd_jax.files.text import percent
 from dd_jax.outer import OuterRecipe
 
 from .command_line import command_line, run_as_script
-from .distil import Config as Base
-from .distil import print_result, workdir_of
 from .distil import run as distil
 from .distilled import DistilledSetting
 from .nets import HeldOut, dealt
 from .problem import Problem, assemble
+from .recipe import Config as Base
+from .recipe import workdir_of
+from .record import print_result
 from .say import say
 from .scoring import mean_and_std, relabelled_data, scorer
 from .settings import Weights
@@ -138,7 +139,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
 
     Raises:
       ValueError: settings or data that cannot be used, K = T or a class out of range, or a bank that does not fit.
-      experiments.runner.RunError: the loss was not finite.
+      experiments.training.RunError: the loss was not finite.
     """
     base, attacked, target = config.base, config.attacked, config.target
     require(attacked != target, "target", target, "another class than --attacked")

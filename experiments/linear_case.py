@@ -105,7 +105,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       ValueError: settings that cannot be used; nothing has been written then.
-      experiments.runner.RunError: the excess loss was not finite.
+      experiments.training.RunError: the excess loss was not finite.
     """
     for name in ("dimension", "networks", "outer_steps"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")

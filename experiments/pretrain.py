@@ -111,7 +111,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
     Raises:
       ValueError: settings or data that cannot be used; nothing has been written then.
-      experiments.runner.RunError: a network is not finite; the epochs done are saved.
+      experiments.training.RunError: a network is not finite; the epochs done are saved.
       experiments.runner.Stopped: a signal asked to stop; the epochs done are saved.
     """
     for name in ("networks", "held_out", "group"):

@@ -14,8 +14,9 @@ import dataclasses
 from dd_jax.outer import OuterRecipe
 
 from .command_line import run_as_script
-from .distil import Config, authors_recipe, run_from_command_line
+from .distil import run_from_command_line
 from .distilled import DistilledSetting
+from .recipe import Config, authors_recipe
 from .settings import Weights
 
 RECIPE = OuterRecipe(

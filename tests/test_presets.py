@@ -13,7 +13,7 @@ from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import check_pretraining
 from experiments import ablations, adaptation, attack, baselines, fixed_init, linear_case, pretrain, random_init
 from experiments.command_line import command_line
-from experiments.distil import reported
+from experiments.recipe import reported
 from experiments.reported import ADAPTATION, BASELINES, REPORTED
 from experiments.settings import jsonable
 
