@@ -126,7 +126,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         window = window_of(config.inner, step / config.outer.steps)
         how = {"mode": config.mode, "adjoint_clip": config.outer.adjoint_clip, "window": window}
         train = trainer(loss, optimizer=inner.optimizer, order=inner.order, augment=inner.augment, **how)
-        return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.known is None)(step)
+        return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.many)(step)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=augmentation_of(config))
@@ -200,10 +200,16 @@ def _distil(
         **provenance(),
     }
     meta = meta_of(workdir, config, result, dataset)
-    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, nets.known)
+    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, _stored(nets.known))
     write_json(workdir / "result.json", result)
     draw_pictures(workdir, config, result)
     return result
+
+
+def _stored(known: Params | None) -> Params | None:
+    """The known networks' weights as the file has them: one's without a leading axis."""
+    one = known is not None and jax.tree.leaves(known)[0].shape[0] == 1
+    return jax.tree.map(lambda leaf: leaf[0], known) if one else known
 
 
 def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Score, known: bool) -> dict[str, Any]:

@@ -173,10 +173,11 @@ def _held_out(
     known = file.meta.get("initialisation", {})
     given = (config.network, config.law, config.gain, config.bank)
     if file.initial_weights and all(choice is None for choice in given):
-        one = f"nothing: {path} was made for one network, its own; for others give --law, --network or --bank"
-        require(config.nets is None, "nets", config.nets, one)
-        theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
-        return (streams(seed).test[None], jax.tree.map(lambda leaf: leaf[None], theta)), {"known": True}
+        own = f"nothing: {path} was made for networks of its own; for others give --law, --network or --bank"
+        require(config.nets is None, "nets", config.nets, own)
+        thetas = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
+        count, key = jax.tree.leaves(thetas)[0].shape[0], streams(seed).test
+        return (key[None] if count == 1 else jax.random.split(key, count), thetas), {"known": True}
     if config.bank and (config.law or config.gain):
         raise ValueError(f"bank: {config.bank} is not accepted with a law or a gain; give one or the other")
     validating, bank, count = config.split == "validation", config.bank, config.nets or 200

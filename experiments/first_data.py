@@ -1,5 +1,6 @@
 """What the distilled data are before any learning here: noise, real images, or those of a finished run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dd_jax.data.dataset import Dataset
 from dd_jax.distilled import noise
 from dd_jax.files.distilled_file import load_distilled
 
+from .inner import inner_of
 from .problem import Problem
 from .recipe import Config
 
@@ -35,9 +37,10 @@ def initial_data(
     return distilled, {"outer_steps": 0, "wall_seconds": 0.0}
 
 
-_SAME = (  # settings that a run must share with the one it goes on from, besides the data
+_SAME = (  # settings that a run must share with the one it goes on from, besides the data and the inner loop
     "images",
     "network",
+    "network_options",
     "weights.law",
     "weights.gain",
     "bank",
@@ -69,6 +72,8 @@ def _of_finished_run(
     ]
     same = ("dataset" if held.get("data") is None else "data", *_SAME)  # a run may be from before data were known
     compared += [(name, _setting(held, name), _setting(settings, name)) for name in same]
+    compared += [("weights.known", *(s["weights"].get("known", 1) for s in (held, settings)))]
+    compared += [("inner", _loop(held), _loop(settings))]
     for name, there, here in compared:
         if there != here:
             raise ValueError(f"distilled.first: {run} has {name} {there}, and this run {here}; they must be the same")
@@ -80,8 +85,14 @@ def _of_finished_run(
     return file.distilled, {name: before[name] + result[name] for name in before}
 
 
+def _loop(settings: Any) -> dict[str, Any]:
+    """The inner loop's settings but for its window, which may be another; of an older run the defaults."""
+    inner = dataclasses.asdict(inner_of(settings.get("inner", {})))
+    return {name: value for name, value in inner.items() if name not in ("window", "window_start")}
+
+
 def _setting(settings: Any, name: str) -> Any:
     """A setting by its dotted name; None where it is not there."""
     for part in name.split("."):
         settings = settings.get(part) if isinstance(settings, dict) else None
-    return settings
+    return settings or None  # an older run has no options of its network

@@ -25,10 +25,11 @@ HeldOut = tuple[jax.Array, Any]
 
 
 class Nets(NamedTuple):
-    """Disjoint networks of p(θ₀) for training, validation and test."""
+    """Disjoint networks of p(θ₀) for training, validation and test; or known ones for all three."""
 
     training: Callable[[int], Params]  # outer step -> θ₀ of one network, or of N on a leading axis
-    known: Params | None  # θ₀ where there is one network, for training, validation and test alike
+    many: bool  # whether it has that axis
+    known: Params | None  # θ₀ of the known networks on a leading axis, if they are known
     validation: HeldOut
     test: HeldOut
     fingerprint: str = ""  # of the bank they are from: another, or one that has grown, is another p(θ₀)
@@ -42,55 +43,66 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
         too few networks.
     """
     _check_weights(weights)
-    keys, count = streams(seed), weights.nets
-
-    def known(theta: Params) -> Nets:
-        only = jax.tree.map(lambda leaf: leaf[None], theta)
-        return Nets(lambda step: theta, theta, (keys.validation[None], only), (keys.test[None], only))
-
-    if weights.bank is None:
-        draw = initial_weights(network, weights.law, weights.gain)
-        if count is None:
-            return known(jax.jit(draw)(keys.weights))
-
-        @jax.jit
-        def draw_many(step):
-            return jax.vmap(draw)(jax.random.split(jax.random.fold_in(keys.weights, step), count))
-
-        validation, test = (
-            (jax.random.split(key, size), draw)
-            for key, size in ((keys.validation, weights.validation_nets), (keys.test, weights.test_nets))
-        )
-        return Nets(draw_many, None, validation, test)
-    trained, *others = banks = _banks(weights, network, image_shape)
+    if weights.bank is not None:
+        return _of_bank(weights, network, image_shape, seed)
+    draw, keys, count = initial_weights(network, weights.law, weights.gain), streams(seed), weights.nets
     if count is None:
-        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.weights)
-        return known(first)._replace(fingerprint=fingerprint(*banks))
+        if weights.known == 1:
+            return _known(jax.tree.map(lambda leaf: leaf[None], jax.jit(draw)(keys.weights)), seed)
+        return _known(jax.jit(jax.vmap(draw))(jax.random.split(keys.weights, weights.known)), seed)
+
+    @jax.jit
+    def draw_many(step):
+        return jax.vmap(draw)(jax.random.split(jax.random.fold_in(keys.weights, step), count))
+
+    validation, test = (
+        (jax.random.split(key, size), draw)
+        for key, size in ((keys.validation, weights.validation_nets), (keys.test, weights.test_nets))
+    )
+    return Nets(draw_many, True, None, validation, test)
+
+
+def _known(thetas: Params, seed: int) -> Nets:
+    keys, count = streams(seed), jax.tree.leaves(thetas)[0].shape[0]
+    many = count > 1
+    training = thetas if many else jax.tree.map(lambda leaf: leaf[0], thetas)
+    validation, test = (jax.random.split(key, count) if many else key[None] for key in (keys.validation, keys.test))
+    return Nets(lambda step: training, many, thetas, (validation, thetas), (test, thetas))
+
+
+def _of_bank(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
+    trained, *others = banks = _banks(weights, network, image_shape)
+    if weights.nets is None:
+        return _known(jax.tree.map(jnp.asarray, trained.weights), seed)._replace(fingerprint=fingerprint(*banks))
     held_out = others[0]
     size = len(held_out.accuracy)
     require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
-    everyone = (jax.random.split(keys.test, size), held_out.weights)
+    everyone = (jax.random.split(streams(seed).test, size), held_out.weights)
     first = min(weights.validation_nets, size // 2)  # for the test
     test = part_of(everyone, slice(first, first + weights.test_nets))
     if len(test[0]) == 1:
         log.warning("weights.bank: %s leaves one network for the test, so its result has no spread", weights.bank)
-    validation = part_of(everyone, slice(first))
-    return Nets(bank_sampler(trained, count, seed, weights.jitter), None, validation, test, fingerprint(*banks))
+    draw = bank_sampler(trained, weights.nets, seed, weights.jitter)
+    return Nets(draw, True, None, part_of(everyone, slice(first)), test, fingerprint(*banks))
 
 
 def _banks(weights: Weights, network: Network, image_shape: tuple[int, int, int]) -> list[Bank]:
-    """Of networks to train on and held-out ones; or of the one known network."""
+    """Of networks to train on and held-out ones; or of the known networks, the first of those to train on."""
     assert weights.bank is not None
     trained = load_bank(weights.bank / "train", network, image_shape)
     if weights.nets is None:
-        return [jax.tree.map(lambda leaf: leaf[:1], trained)]
+        size = len(trained.accuracy)
+        require(weights.known <= size, "weights.known", weights.known, f"1 … {size}, the networks of the bank")
+        return [jax.tree.map(lambda leaf: leaf[: weights.known], trained)]
     return [trained, load_bank(weights.bank / "held_out", network, image_shape)]
 
 
 def _check_weights(weights: Weights) -> None:
-    for name in ("nets", "test_nets", "validation_nets"):
+    for name in ("nets", "known", "test_nets", "validation_nets"):
         count = getattr(weights, name)
         require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
+    if weights.nets is not None and weights.known != 1:
+        raise ValueError(f"weights.known: {weights.known} has no effect with weights.nets; leave it at 1")
     require(0 <= weights.jitter < math.inf, "weights.jitter", weights.jitter, "0 or more")
     if weights.bank is not None:
         train = weights.bank / "train"

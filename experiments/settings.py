@@ -30,8 +30,9 @@ class Weights:
     bank: Path | None = None
     """Draw from a bank of trained networks, the work folder of experiments.pretrain, in place of the law."""
     nets: int | None = None
-    """Networks drawn anew for each outer step, N; if not given, one network, known from the start: drawn once, or the
-    first of the bank."""
+    """Networks drawn anew for each outer step, N; if not given, the networks are known from the start."""
+    known: int = 1
+    """Known networks: drawn once, or the first of the bank. Each outer step follows the mean over them."""
     jitter: float = 0.0
     """Noise on the weights of networks drawn from a bank, as a share of each layer's standard deviation."""
     test_nets: int = 200
