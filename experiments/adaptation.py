@@ -75,7 +75,7 @@ _RANDOM = {
 
 def _fixed(config: Config) -> Config:
     weights = dataclasses.replace(config.base.weights, nets=None)
-    outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, net_norm=None)
+    outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, normalise_networks=False)
     return dataclasses.replace(config, base=dataclasses.replace(config.base, weights=weights, outer=outer))
 
 

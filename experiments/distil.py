@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dd_jax.base import Distilled, Params
-from dd_jax.checks import positive, require
+from dd_jax.checks import positive, require, within
 from dd_jax.data.batches import batch_drawer
 from dd_jax.estimates import meta_gradient
 from dd_jax.evaluation import Inner as Loop
@@ -38,12 +38,11 @@ from .workdir import claimed, is_finished, provenance
 
 def _check(config: Config) -> None:
     """Refuses what can be refused before reading data; the library checks the rest of its arguments itself."""
-    check_recipe(config.outer)
-    samples = config.outer.samples
-    require(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more")
-    require(
-        config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
-    )
+    with within("outer"):
+        check_recipe(config.outer, many=config.weights.nets is not None or config.weights.known > 1)
+    parts, size = config.outer.perturbations, config.batch_size
+    require(size >= 1, "batch_size", size, "1 or more")
+    require(size % parts == 0, "batch_size", size, f"a multiple of outer.perturbations, {parts}")
     require(config.shift >= 0, "shift", config.shift, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
     check_distilled_setting(config.distilled)

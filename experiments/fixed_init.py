@@ -19,7 +19,7 @@ from .distilled import DistilledSetting
 from .recipe import Config, authors_recipe
 from .settings import Weights
 
-_TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
+_TEN = OuterRecipe(steps=2400, learning_rate=0.05, perturbations=16)
 _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(

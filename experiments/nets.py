@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.base import Network, Params
-from dd_jax.checks import require
+from dd_jax.checks import require, within
 from dd_jax.weights.bank import Bank, bank_sampler, fingerprint, load_bank
 from dd_jax.weights.laws import initial_weights
 
@@ -45,7 +45,9 @@ def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int
     _check_weights(weights)
     if weights.bank is not None:
         return _of_bank(weights, network, image_shape, seed)
-    draw, keys, count = initial_weights(network, weights.law, weights.gain), streams(seed), weights.nets
+    with within("weights"):
+        draw = initial_weights(network, weights.law, weights.gain)
+    keys, count = streams(seed), weights.nets
     if count is None:
         if weights.known == 1:
             return _known(jax.tree.map(lambda leaf: leaf[None], jax.jit(draw)(keys.weights)), seed)
@@ -74,7 +76,8 @@ def _of_bank(weights: Weights, network: Network, image_shape: tuple[int, int, in
     trained, *others = banks = _banks(weights, network, image_shape)
     if weights.nets is None:
         return _known(jax.tree.map(jnp.asarray, trained.weights), seed)._replace(fingerprint=fingerprint(*banks))
-    held_out = others[0]
+    held_out, count = others[0], len(trained.accuracy)
+    require(weights.nets <= count, "weights.nets", weights.nets, f"1 … {count}, the networks of the bank")
     size = len(held_out.accuracy)
     require(size >= 2, "weights.bank", f"{weights.bank} with {size} held-out network", "2 or more of them")
     everyone = (jax.random.split(streams(seed).test, size), held_out.weights)

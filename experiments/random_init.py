@@ -26,7 +26,7 @@ RECIPE = OuterRecipe(
     weight_decay=0.1,
     b1=0.9,
     clip=None,
-    net_norm=1.0,
+    normalise_networks=True,
     max_step_size=0.12,
     max_step_size_growth=2.0,
 )

@@ -53,7 +53,7 @@ def authors_recipe(config: Config, batches: int, step_size: float) -> Config:
     return dataclasses.replace(
         config,
         distilled=dataclasses.replace(config.distilled, epochs=3, noise=1.0, step_size=step_size),
-        outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, samples=1),
+        outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, perturbations=1),
         batch_size=1024,
         switch_width=0.0,
     )

@@ -109,11 +109,11 @@ def test_the_command_line_and_json_keep_every_setting(experiment, preset):
 @pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
 def test_the_recipe_is_accepted(experiment, preset):
     config, base = of(experiment, preset)
-    check_recipe(base.outer)
+    check_recipe(base.outer, many=base.weights.nets is not None)
     check_distilled_setting(base.distilled)
     total = base.distilled.steps * base.distilled.epochs
     check_inner(base.inner, total, base.distilled.steps * (base.distilled.images or CLASSES), CLASSES)
-    assert base.batch_size % base.outer.samples == 0
+    assert base.batch_size % base.outer.perturbations == 0
     bound = base.outer.max_step_size
     assert bound is None or base.distilled.step_size <= bound
     if experiment == "attack":
