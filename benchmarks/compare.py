@@ -9,25 +9,27 @@ table into benchmarks/README.md. PyTorch is left out where it is not installed.
 import argparse
 import importlib.util
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.readme import head, line, machine, write_table
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
-from dd_jax.files.atomic import write_atomically
 
-README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- compare: written by python -m benchmarks.compare --write -->", "<!-- end of compare -->"
-HEAD = (
-    "| workload | ours, s | idiomatic JAX, s | PyTorch, s | idiomatic / ours | PyTorch / ours | of the matmul rate "
-    "| compile, s | loss: ours, idiomatic, PyTorch |\n|---|---|---|---|---|---|---|---|---|"
+HEAD = head(
+    "workload",
+    "ours, s",
+    "idiomatic JAX, s",
+    "PyTorch, s",
+    "idiomatic / ours",
+    "PyTorch / ours",
+    "of the matmul rate",
+    "compile, s",
+    "loss: ours, idiomatic, PyTorch",
 )
 KINDS = ("ours", "idiomatic", "torch") if importlib.util.find_spec("torch") else ("ours", "idiomatic")
 
@@ -93,7 +95,7 @@ def row(name: str, rounds: int) -> str:
         return f"{statistics.median(ratios):.1f}" if ratios else "–"
 
     _, compile_seconds, rate = facts["ours"]
-    cells = (
+    return line(
         name,
         *(median(kind) for kind in ("ours", "idiomatic", "torch")),
         ratio("idiomatic"),
@@ -102,7 +104,6 @@ def row(name: str, rounds: int) -> str:
         f"{compile_seconds:.1f}",
         ", ".join(f"{loss:.4f}" for loss, _, _ in facts.values()),
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -121,12 +122,7 @@ def main() -> None:
         rows.append(row(name, options.rounds))
         print(rows[-1], flush=True)
     if options.write:
-        machine = (
-            f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores ({platform.machine()}), jax {jax.__version__}"
-        )
-        text = f"{BEGIN}\nMedian of {options.rounds} rounds; {machine}.\n\n{HEAD}\n" + "\n".join(rows) + f"\n{END}"
-        before, rest = README.read_text().split(BEGIN)
-        write_atomically(README, before + text + rest.split(END)[1])
+        write_table("compare", "\n".join([f"Median of {options.rounds} rounds; {machine()}.\n", HEAD, *rows]))
 
 
 if __name__ == "__main__":
