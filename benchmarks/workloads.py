@@ -66,13 +66,15 @@ def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.
     return distilled, thetas, (images, jnp.eye(10)[jnp.arange(BATCH) % 10])
 
 
-def ours(workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None) -> Callable:
-    """The meta-gradient of this package: ``(learned, thetas, batch) -> (loss, gradient)``."""
+def ours(
+    workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None, **how: Any
+) -> Callable:
+    """The meta-gradient of this package: ``(learned, thetas, batch) -> (loss, gradient)``; ``how`` is of the loop."""
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
-    estimate = meta_gradient(trainer(loss, mode=mode), loss, PIXELS.decode)
+    estimate = meta_gradient(trainer(loss, mode=mode, **how), loss, PIXELS.decode)
 
     def gradient(learned, thetas, batch):
         key = jax.random.key(0)
@@ -127,12 +129,12 @@ class _FlaxConvNet(nn.Module):
 _FLAX = {"lenet": _FlaxLeNet, "alexcifarnet": _FlaxAlexCifarNet, "convnet": _FlaxConvNet}
 
 
-def idiomatic(workload: Workload) -> Callable:
+def idiomatic(workload: Workload, **how: Any) -> Callable:
     """What one writes first in JAX: flax convolutions, ``jax.grad`` through the scan, ``vmap`` over nets."""
     module = _FLAX[workload.network](**workload.options)
     loss = classification_loss(from_flax(module, workload.image_shape).apply)
 
-    objective = outer_objective(trainer(loss, mode="plain"), loss, PIXELS.decode)
+    objective = outer_objective(trainer(loss, mode="plain", **how), loss, PIXELS.decode)
 
     def mean_objective(learned, thetas, batch):
         def one(theta):
