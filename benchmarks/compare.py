@@ -3,7 +3,8 @@
     python -m benchmarks.compare [W1 W2 W3 W4 W5] [--rounds N] [--write]
 
 Each lives in a process of its own, since the threads and the memory of one slow the others down. ``--write`` puts the
-table into benchmarks/README.md. PyTorch is left out where it is not installed.
+table into benchmarks/README.md, where rows of other workloads stay that were measured over as many rounds on a machine
+of the same description. PyTorch is left out where it is not installed.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection
 import jax
 import jax.numpy as jnp
 
-from benchmarks.readme import head, line, machine, write_table
+from benchmarks.readme import head, line, machine, write_table, written
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
 
 HEAD = head(
@@ -106,6 +107,17 @@ def row(name: str, rounds: int) -> str:
     )
 
 
+def _with_others(rows: list[str], title: str, before: list[str]) -> list[str]:
+    """These rows and those of other workloads that stood under the same title, in the order of ``WORKLOADS``."""
+    by_name = {_name(row): row for row in before[before.index(HEAD.splitlines()[0]) :]} if title in before else {}
+    by_name |= {_name(row): row for row in rows}
+    return [by_name[name] for name in WORKLOADS if name in by_name]
+
+
+def _name(row: str) -> str:
+    return row.split("|")[1].strip()
+
+
 def main() -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,7 +134,8 @@ def main() -> None:
         rows.append(row(name, options.rounds))
         print(rows[-1], flush=True)
     if options.write:
-        write_table("compare", "\n".join([f"Median of {options.rounds} rounds; {machine()}.\n", HEAD, *rows]))
+        title = f"Median of {options.rounds} rounds; {machine()}."
+        write_table("compare", "\n".join([title, "", HEAD, *_with_others(rows, title, written("compare"))]))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,20 @@ README = Path(__file__).parent / "README.md"
 
 def write_table(module: str, text: str) -> None:
     """Puts ``text`` in the place of what ``python -m benchmarks.<module> --write`` wrote before."""
+    before, _, after = _around(module)
+    write_atomically(README, f"{before}\n{text}\n{after}")
+
+
+def written(module: str) -> list[str]:
+    """The lines that are there now."""
+    return _around(module)[1].strip().splitlines()
+
+
+def _around(module: str) -> tuple[str, str, str]:
     begin, end = f"<!-- {module}: written by python -m benchmarks.{module} --write -->", f"<!-- end of {module} -->"
     before, rest = README.read_text().split(begin)
-    write_atomically(README, f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+    text, after = rest.split(end)
+    return before + begin, text, end + after
 
 
 def line(*cells: str) -> str:
