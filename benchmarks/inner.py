@@ -37,7 +37,7 @@ CASES = [*OF_OPTIMIZERS, Case("plain", 6, None, len(OF_OPTIMIZERS)), Case("plain
 class Measured(NamedTuple):
     """Of one case."""
 
-    run: Callable[[], None]
+    run: Callable[[int], None]  # of the round, which draws the window
     temp_bytes: int
     held_bytes: int  # weights and state of all differentiated steps
 
@@ -56,22 +56,22 @@ def prepared(case: Case) -> Measured:
         raise SystemExit("this backend gives no memory analysis")
     differentiated = case.window or workload.steps * workload.epochs
     return Measured(
-        lambda: jax.block_until_ready(step(*values)),
+        lambda number: jax.block_until_ready(step(jax.random.key(number), *values[1:])),
         analysis.temp_size_in_bytes,
         differentiated * sum(leaf.nbytes for leaf in carried),
     )
 
 
-def seconds_in_turns(runs: list[Callable[[], None]], rounds: int) -> list[list[float]]:
+def seconds_in_turns(runs: list[Callable[[int], None]], rounds: int) -> list[list[float]]:
     """Seconds of each, by round; each has run once before."""
     for run in runs:
-        run()
+        run(0)
     by_round = []
-    for _ in range(rounds):
+    for number in range(rounds):
         by_round.append([])
         for run in runs:
             began = time.perf_counter()
-            run()
+            run(number)
             by_round[-1].append(time.perf_counter() - began)
     return [list(column) for column in zip(*by_round, strict=True)]
 
