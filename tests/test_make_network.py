@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dd_jax.files.storage import named_leaves
 from flax import nnx
 
 from dd_jax.base import Network
+from dd_jax.files.trees import named_leaves
 from dd_jax.networks import from_flax, make_network, parse_options
 from dd_jax.weights.laws import initial_weights
 
