@@ -3,31 +3,34 @@
     python -m benchmarks.compare [W1 W2 W3 W4 W5] [--rounds N] [--write]
 
 Each lives in a process of its own, since the threads and the memory of one slow the others down. ``--write`` puts the
-table into benchmarks/README.md. PyTorch is left out where it is not installed.
+table into benchmarks/README.md, where rows of other workloads stay that were measured over as many rounds on a machine
+of the same description. PyTorch is left out where it is not installed.
 """
 
 import argparse
 import importlib.util
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.readme import head, line, machine, write_table, written
 from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
-from dd_jax.files.atomic import write_atomically
 
-README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- compare: written by python -m benchmarks.compare --write -->", "<!-- end of compare -->"
-HEAD = (
-    "| workload | ours, s | idiomatic JAX, s | PyTorch, s | idiomatic / ours | PyTorch / ours | of the matmul rate "
-    "| compile, s | loss: ours, idiomatic, PyTorch |\n|---|---|---|---|---|---|---|---|---|"
+HEAD = head(
+    "workload",
+    "ours, s",
+    "idiomatic JAX, s",
+    "PyTorch, s",
+    "idiomatic / ours",
+    "PyTorch / ours",
+    "of the matmul rate",
+    "compile, s",
+    "loss: ours, idiomatic, PyTorch",
 )
 KINDS = ("ours", "idiomatic", "torch") if importlib.util.find_spec("torch") else ("ours", "idiomatic")
 
@@ -93,7 +96,7 @@ def row(name: str, rounds: int) -> str:
         return f"{statistics.median(ratios):.1f}" if ratios else "–"
 
     _, compile_seconds, rate = facts["ours"]
-    cells = (
+    return line(
         name,
         *(median(kind) for kind in ("ours", "idiomatic", "torch")),
         ratio("idiomatic"),
@@ -102,7 +105,17 @@ def row(name: str, rounds: int) -> str:
         f"{compile_seconds:.1f}",
         ", ".join(f"{loss:.4f}" for loss, _, _ in facts.values()),
     )
-    return "| " + " | ".join(cells) + " |"
+
+
+def _with_others(rows: list[str], title: str, before: list[str]) -> list[str]:
+    """These rows and those of other workloads that stood under the same title, in the order of ``WORKLOADS``."""
+    by_name = {_name(row): row for row in before[before.index(HEAD.splitlines()[0]) :]} if title in before else {}
+    by_name |= {_name(row): row for row in rows}
+    return [by_name[name] for name in WORKLOADS if name in by_name]
+
+
+def _name(row: str) -> str:
+    return row.split("|")[1].strip()
 
 
 def main() -> None:
@@ -121,12 +134,8 @@ def main() -> None:
         rows.append(row(name, options.rounds))
         print(rows[-1], flush=True)
     if options.write:
-        machine = (
-            f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores ({platform.machine()}), jax {jax.__version__}"
-        )
-        text = f"{BEGIN}\nMedian of {options.rounds} rounds; {machine}.\n\n{HEAD}\n" + "\n".join(rows) + f"\n{END}"
-        before, rest = README.read_text().split(BEGIN)
-        write_atomically(README, before + text + rest.split(END)[1])
+        title = f"Median of {options.rounds} rounds; {machine()}."
+        write_table("compare", "\n".join([title, "", HEAD, *_with_others(rows, title, written("compare"))]))
 
 
 if __name__ == "__main__":

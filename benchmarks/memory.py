@@ -8,21 +8,18 @@ program's temporaries, with the time of one run. ``--write`` puts the table into
 
 import argparse
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.readme import head, line, write_table
 from benchmarks.workloads import WORKLOADS, arguments
 from dd_jax.estimates import meta_gradient
-from dd_jax.files.atomic import write_atomically
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import MODES, Mode
 from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss
 
-README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- memory: written by python -m benchmarks.memory --write -->", "<!-- end of memory -->"
 TOTALS = (10, 30, 100, 300, 1000)
 
 
@@ -49,17 +46,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     weights = sum(leaf[0].nbytes for leaf in jax.tree.leaves(arguments(WORKLOADS["W4"])[1]))
-    lines = ["| mode | " + " | ".join(f"T = {total}" for total in TOTALS) + " |", "|---" * (1 + len(TOTALS)) + "|"]
+    lines = [head("mode", *(f"T = {total}" for total in TOTALS))]
     for mode in MODES:
         cells = [f"{size / 1e6:.1f} MB, {seconds:.2f} s" for size, seconds in (measure(mode, t) for t in TOTALS)]
-        lines.append(f"| {mode} | " + " | ".join(cells) + " |")
+        lines.append(line(mode, *cells))
         print(lines[-1], flush=True)
     held = [f"{total * weights / 1e6:.1f} MB" for total in TOTALS]
-    lines.append("| T copies of the weights | " + " | ".join(held) + " |")
+    lines.append(line("T copies of the weights", *held))
     if options.write:
-        before, rest = README.read_text().split(BEGIN)
-        table = "\n".join(lines)
-        write_atomically(README, f"{before}{BEGIN}\njax {jax.__version__}.\n\n{table}\n{END}{rest.split(END)[1]}")
+        write_table("memory", "\n".join([f"jax {jax.__version__}.\n", *lines]))
 
 
 if __name__ == "__main__":

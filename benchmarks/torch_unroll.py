@@ -8,7 +8,9 @@ from benchmarks.workloads import RECIPE, Workload
 from dd_jax.parametrisations import PIXELS
 
 
-def _forward(network, theta, x):
+def forward(network, theta, x):
+    """The logits of a network by name, written out."""
+
     def conv(name, x, padding):
         return F.conv2d(x, theta[f"{name}/kernel"], theta[f"{name}/bias"], padding=padding)
 
@@ -30,7 +32,7 @@ def _forward(network, theta, x):
     return F.linear(x, theta[f"{last}/kernel"], theta[f"{last}/bias"])
 
 
-def _weights(params, net: int):
+def weights_of(params, net: int):
     """Our weights in PyTorch's layout: [out, in, H, W] and [out, in], flattened images channels first."""
     theta = {}
     channels = params[max(layer for layer in params if layer.startswith("Conv"))]["kernel"].shape[-1]
@@ -45,18 +47,19 @@ def _weights(params, net: int):
     return theta
 
 
-def _images(images):
+def images_of(images):
+    """Channels first."""
     return torch.tensor(np.moveaxis(np.asarray(images), -1, -3).copy())
 
 
 def step(workload: Workload, arguments):
     """A function of no arguments that makes one outer step and returns the loss before it."""
     distilled, thetas, (real, real_labels) = arguments
-    images = _images(distilled.images).requires_grad_()
+    images = images_of(distilled.images).requires_grad_()
     raw = torch.tensor(np.asarray(PIXELS.init(distilled).step_sizes)).requires_grad_()
     labels, targets = torch.tensor(np.asarray(distilled.labels)), torch.tensor(np.asarray(real_labels))
-    batch = _images(real)
-    nets = [_weights(thetas["params"], n) for n in range(workload.nets)]
+    batch = images_of(real)
+    nets = [weights_of(thetas["params"], n) for n in range(workload.nets)]
     adam = torch.optim.Adam([images, raw], lr=RECIPE.learning_rate, betas=(RECIPE.b1, RECIPE.b2))
 
     def run() -> float:
@@ -66,11 +69,11 @@ def step(workload: Workload, arguments):
         for number, theta in enumerate(nets):
             for t in range(workload.steps * workload.epochs):
                 s = t % workload.steps
-                loss = F.cross_entropy(_forward(workload.network, theta, images[s]), labels[s])
+                loss = F.cross_entropy(forward(workload.network, theta, images[s]), labels[s])
                 gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
                 moved = zip(theta.items(), gradients, strict=True)
                 theta = {name: w - step_sizes[t] * g for (name, w), g in moved}
-            loss = F.cross_entropy(_forward(workload.network, theta, batch), targets) / workload.nets
+            loss = F.cross_entropy(forward(workload.network, theta, batch), targets) / workload.nets
             loss.backward(inputs=[images, raw], retain_graph=number + 1 < len(nets))
             total += loss.item()
         adam.step()

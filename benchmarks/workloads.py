@@ -66,16 +66,20 @@ def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.
     return distilled, thetas, (images, jnp.eye(10)[jnp.arange(BATCH) % 10])
 
 
-def ours(workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None) -> Callable:
-    """The meta-gradient of this package: ``(learned, thetas, batch) -> (loss, gradient)``."""
+def ours(
+    workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None, **how: Any
+) -> Callable:
+    """The meta-gradient of this package: ``(key, learned, thetas, batch) -> (loss, gradient)``.
+
+    ``how`` is of the loop.
+    """
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
-    estimate = meta_gradient(trainer(loss, mode=mode), loss, PIXELS.decode)
+    estimate = meta_gradient(trainer(loss, mode=mode, **how), loss, PIXELS.decode)
 
-    def gradient(learned, thetas, batch):
-        key = jax.random.key(0)
+    def gradient(key, learned, thetas, batch):
         if workload.nets == 1:
             return estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
         return over_networks(estimate)(key, learned, thetas, batch)
@@ -127,20 +131,20 @@ class _FlaxConvNet(nn.Module):
 _FLAX = {"lenet": _FlaxLeNet, "alexcifarnet": _FlaxAlexCifarNet, "convnet": _FlaxConvNet}
 
 
-def idiomatic(workload: Workload) -> Callable:
+def idiomatic(workload: Workload, **how: Any) -> Callable:
     """What one writes first in JAX: flax convolutions, ``jax.grad`` through the scan, ``vmap`` over nets."""
     module = _FLAX[workload.network](**workload.options)
     loss = classification_loss(from_flax(module, workload.image_shape).apply)
 
-    objective = outer_objective(trainer(loss, mode="plain"), loss, PIXELS.decode)
+    objective = outer_objective(trainer(loss, mode="plain", **how), loss, PIXELS.decode)
 
-    def mean_objective(learned, thetas, batch):
+    def mean_objective(key, learned, thetas, batch):
         def one(theta):
-            return objective(jax.random.key(0), learned, theta, batch)
+            return objective(key, learned, theta, batch)
 
         return jax.vmap(one)(thetas).mean() if workload.nets > 1 else one(jax.tree.map(lambda w: w[0], thetas))
 
-    return jax.value_and_grad(mean_objective)
+    return jax.value_and_grad(mean_objective, argnums=1)
 
 
 def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compiled, tuple, float]:
@@ -150,12 +154,12 @@ def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compi
 
     learned = PIXELS.init(distilled)
 
-    def step(learned, state, thetas, batch):
-        loss, direction = gradient(learned, thetas, batch)
+    def step(key, learned, state, thetas, batch):
+        loss, direction = gradient(key, learned, thetas, batch)
         updates, state = optimizer.update(direction, state, learned)
         return optax.apply_updates(learned, updates), state, loss
 
-    arguments = (learned, optimizer.init(learned), thetas, batch)
+    arguments = (jax.random.key(0), learned, optimizer.init(learned), thetas, batch)
     began = time.perf_counter()
     compiled = jax.jit(step).lower(*arguments).compile()
     return compiled, arguments, time.perf_counter() - began

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -45,6 +45,6 @@ def for_each_network(f: Callable[[Any], Any], xs: Any) -> Any:
     return jax.lax.map(f, xs) if target() == "cpu" else jax.vmap(f)(xs)
 
 
-def convolution_method() -> str:
+def convolution_method() -> Literal["matmul", "lax"]:
     """``matmul`` on a CPU, ``lax`` elsewhere; see :mod:`dd_jax.networks.convolution`."""
     return "matmul" if target() == "cpu" else "lax"

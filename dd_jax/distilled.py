@@ -54,13 +54,13 @@ def noise(
     """
     for name, value, least in (("steps", steps, 1), ("epochs", epochs, 1), ("images_per_class", images_per_class, 1)):
         if value < least:
-            raise ValueError(f"distilled.{name}: {value} is not accepted; use {least} or more")
+            raise ValueError(f"{name}: {value} is not accepted; use {least} or more")
     for name, value in (("scale", scale), ("step_size", step_size)):
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"distilled.{name}: {value} is not accepted; use a positive number")
+            raise ValueError(f"{name}: {value} is not accepted; use a positive number")
     count = classes * images_per_class if images is None else images
     if count < 1:
-        raise ValueError(f"distilled.images: {count} is not accepted; use 1 or more")
+        raise ValueError(f"images: {count} is not accepted; use 1 or more")
     return Distilled(
         images=scale * jax.random.normal(key, (steps, count, *image_shape)),
         labels=jnp.tile(first_labels(count, classes), (steps, 1, 1)),

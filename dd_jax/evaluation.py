@@ -126,9 +126,10 @@ class Training:
     """How a network is trained on distilled data. The default is what they were made for."""
 
     optimizer: Optimizer = "stored"
-    """stored: gradient descent with the stored step sizes; sgd, adam: with ``learning_rate``, as a stranger would."""
+    """stored: the one the data were made with, and the stored step sizes; sgd, momentum (0.9) and adam: with
+    ``learning_rate``, as a stranger would."""
     learning_rate: float | None = None
-    """For sgd and adam."""
+    """For the others than stored."""
     order: OrderName = "stored"
     """stored: step after step; shuffled: an epoch's steps in random order; minibatch: images of all steps mixed."""
     batch_size: int | None = None

@@ -37,24 +37,28 @@ class OuterRecipe:
     """Halve the rate every so many steps, as the authors do; if not given, the rate follows a cosine to zero."""
     clip: float | None = 2.0
     """Clip the meta-gradient's norm at this multiple of its running mean; None: no clipping."""
-    net_norm: float | None = None
-    """With several networks, scale each one's meta-gradient to this norm before the mean; None: do not."""
+    normalise_networks: bool = False
+    """With several networks, scale each one's meta-gradient to norm 1 before the mean."""
     adjoint_clip: float | None = None
     """Clip ∂L/∂θ_t to this norm after each inner step that it is pulled back through; None: do not."""
     max_step_size: float | None = None
     """Keep every η̃ at or below this, by projection; None: no bound."""
     max_step_size_growth: float = 1.0
     """How many times that the bound is in the end: it grows as the learning rate falls."""
-    samples: int = 1
+    perturbations: int = 1
     """Perturbations of the images that each meta-gradient is averaged over; 1: none."""
     smoothing: float = 0.1
     """Standard deviation of the perturbations at the start, in normalised pixel units; it shrinks with the rate."""
 
 
-def check_recipe(recipe: OuterRecipe) -> None:
+def check_recipe(recipe: OuterRecipe, *, many: bool) -> None:
     """Raises ``ValueError``, naming the setting, its value and what is accepted.
 
     That is if one is out of range, or is not its default but has no effect beside the others.
+
+    Args:
+      recipe: the settings.
+      many: whether an outer step is on several networks.
     """
     for name, accepted, least, below in (
         ("steps", "1 or more", 1, math.inf),
@@ -65,21 +69,22 @@ def check_recipe(recipe: OuterRecipe) -> None:
         ("b2", "at least 0 and below 1", 0, 1),
         ("halve_every", "1 or more", 1, math.inf),
         ("clip", "a positive number", math.ulp(0), math.inf),
-        ("net_norm", "a positive number", math.ulp(0), math.inf),
         ("adjoint_clip", "a positive number", math.ulp(0), math.inf),
         ("max_step_size", "a positive number", math.ulp(0), math.inf),
         ("max_step_size_growth", "1 or more", 1, math.inf),
-        ("samples", "1 or more", 1, math.inf),
+        ("perturbations", "1 or more", 1, math.inf),
         ("smoothing", "a positive number", math.ulp(0), math.inf),
     ):
         value = getattr(recipe, name)
-        optional = name in ("halve_every", "clip", "net_norm", "adjoint_clip", "max_step_size")
+        optional = name in ("halve_every", "clip", "adjoint_clip", "max_step_size")
         if not (optional and value is None) and not least <= value < below:
-            raise ValueError(f"outer.{name}: {value} is not accepted; use {accepted}")
+            raise ValueError(f"{name}: {value} is not accepted; use {accepted}")
     if recipe.max_step_size is None:
-        _refuse_idle(recipe, ("max_step_size_growth",), "without outer.max_step_size")
-    if recipe.samples == 1:
-        _refuse_idle(recipe, ("smoothing",), "with outer.samples 1")
+        _refuse_idle(recipe, ("max_step_size_growth",), "without max_step_size")
+    if recipe.perturbations == 1:
+        _refuse_idle(recipe, ("smoothing",), "with perturbations 1")
+    if not many:
+        _refuse_idle(recipe, ("normalise_networks",), "on one network")
 
 
 def _refuse_idle(recipe: OuterRecipe, names: tuple[str, ...], where: str) -> None:
@@ -87,7 +92,7 @@ def _refuse_idle(recipe: OuterRecipe, names: tuple[str, ...], where: str) -> Non
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if field.name in names and value != field.default:
-            raise ValueError(f"outer.{field.name}: {value} has no effect {where}; leave it at {field.default}")
+            raise ValueError(f"{field.name}: {value} has no effect {where}; leave it at {field.default}")
 
 
 def relative_rate(recipe: OuterRecipe) -> optax.Schedule:
@@ -187,16 +192,14 @@ def averaged(recipe: OuterRecipe, estimate: Estimate, *, many: bool) -> Callable
     Raises:
       ValueError: a setting of the recipe is out of range or has no effect.
     """
-    check_recipe(recipe)
-    if not many:
-        _refuse_idle(recipe, ("net_norm",), "on one network")
+    check_recipe(recipe, many=many)
     relative = relative_rate(recipe)
 
     def at(step):
         one = estimate
-        if recipe.samples > 1:
-            one = perturbed(one, scale=jnp.asarray(recipe.smoothing * relative(step)), count=recipe.samples)
-        return over_networks(one, normalise=recipe.net_norm is not None) if many else one
+        if recipe.perturbations > 1:
+            one = perturbed(one, scale=jnp.asarray(recipe.smoothing * relative(step)), count=recipe.perturbations)
+        return over_networks(one, normalise=recipe.normalise_networks) if many else one
 
     return at
 

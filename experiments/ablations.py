@@ -21,10 +21,11 @@ from dd_jax.files.atomic import write_json
 from dd_jax.files.text import percent
 
 from . import evaluate, random_init
-from .distil import Config as Base
+from .command_line import command_line, run_as_script
 from .distil import run as distil
-from .distil import settings_of
-from .runner import claimed, command_line, draw_missing, run_as_script
+from .recipe import Config as Base
+from .recipe import settings_of
+from .workdir import claimed, draw_missing
 
 VALUES: dict[str, tuple[float, ...]] = {
     "images_per_class": (1, 2, 5),

@@ -20,13 +20,14 @@ from typing import Annotated, Any
 import tyro
 
 from . import baselines, random_init
-from .distil import Config as Base
-from .distil import print_result, workdir_of
+from .command_line import command_line, run_as_script
 from .distil import run as distil
 from .distilled import DistilledSetting
-from .problem import Images, Setting, Weights
+from .recipe import Config as Base
+from .recipe import workdir_of
+from .record import print_result
 from .reported import ADAPTATION
-from .runner import command_line, run_as_script
+from .settings import Images, Setting, Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ _RANDOM = {
 
 def _fixed(config: Config) -> Config:
     weights = dataclasses.replace(config.base.weights, nets=None)
-    outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, net_norm=None)
+    outer = dataclasses.replace(config.base.outer, steps=800, learning_rate=0.05, normalise_networks=False)
     return dataclasses.replace(config, base=dataclasses.replace(config.base, weights=weights, outer=outer))
 
 
@@ -89,7 +90,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
 
     Raises:
       ValueError: settings or data that cannot be used, or a bank that does not fit.
-      experiments.runner.RunError: the loss was not finite.
+      experiments.training.RunError: the loss was not finite.
     """
     base = config.base
     if base.weights.bank is None:

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, random_real, with_step_size
+from dd_jax.checks import positive, require
 from dd_jax.data.dataset import Split
 from dd_jax.evaluation import confusion
 from dd_jax.files.atomic import write_json
@@ -31,12 +32,19 @@ from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.text import percent
 from dd_jax.outer import OuterRecipe
 
-from .distil import Config as Base
-from .distil import print_result, workdir_of
+from .command_line import command_line, run_as_script
 from .distil import run as distil
 from .distilled import DistilledSetting
-from .problem import HeldOut, Problem, Weights, assemble, dealt, mean_and_std, relabelled_data, scorer, streams
-from .runner import command_line, draw_missing, locked, positive, require, run_as_script, say
+from .nets import HeldOut, dealt
+from .problem import Problem, assemble
+from .recipe import Config as Base
+from .recipe import workdir_of
+from .record import print_result
+from .say import say
+from .scoring import mean_and_std, relabelled_data, scorer
+from .settings import Weights
+from .streams import streams
+from .workdir import draw_missing, locked
 
 STEP_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -131,7 +139,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
 
     Raises:
       ValueError: settings or data that cannot be used, K = T or a class out of range, or a bank that does not fit.
-      experiments.runner.RunError: the loss was not finite.
+      experiments.training.RunError: the loss was not finite.
     """
     base, attacked, target = config.base, config.attacked, config.target
     require(attacked != target, "target", target, "another class than --attacked")

@@ -23,28 +23,22 @@ import numpy as np
 from dd_jax import baselines
 from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, with_step_size
+from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, Split, normalise
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.text import percent, percent_reported
 from dd_jax.weights.bank import load_bank
 
 from . import evaluate as evaluate_experiment
-from .problem import (
-    HeldOut,
-    Nets,
-    Problem,
-    Setting,
-    Weights,
-    assemble,
-    dealt,
-    identity,
-    jsonable,
-    mean_and_std,
-    scorer,
-    streams,
-)
+from .command_line import command_line, run_as_script, use_every_core
+from .nets import HeldOut, Nets, dealt
+from .problem import Problem, assemble, identity
 from .reported import BASELINES
-from .runner import claimed, command_line, is_finished, provenance, require, run_as_script, say, use_every_core
+from .say import say
+from .scoring import mean_and_std, scorer
+from .settings import Setting, Weights, jsonable
+from .streams import streams
+from .workdir import claimed, is_finished, provenance
 
 STEP_SIZES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 FINER = (1.0, 0.7, 0.84, 1.19, 1.41)  # times the best of these

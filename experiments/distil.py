@@ -1,8 +1,6 @@
-"""Distillation as an experiment: settings, the resumable run, and what it writes, for every kind of initial weights."""
+"""Distillation as an experiment: the resumable run, and what it writes, for every kind of initial weights."""
 
-import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,110 +8,41 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dd_jax.base import Criterion, Distilled, Loss, Network, Params
-from dd_jax.baselines import Layout, random_real
-from dd_jax.data.augment import crop_and_flip, shift
+from dd_jax.base import Distilled, Params
+from dd_jax.checks import positive, require, within
 from dd_jax.data.batches import batch_drawer
-from dd_jax.data.dataset import Dataset, Split
-from dd_jax.distilled import noise
 from dd_jax.estimates import meta_gradient
 from dd_jax.evaluation import Inner as Loop
 from dd_jax.evaluation import Score
-from dd_jax.files.atomic import write_atomically, write_json
-from dd_jax.files.distilled_file import load_distilled, save_distilled
-from dd_jax.files.figures import draw_curve, draw_images, to_png
-from dd_jax.files.page import html_report
-from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
-from dd_jax.imports import imported
+from dd_jax.files.atomic import write_json
+from dd_jax.files.distilled_file import save_distilled
 from dd_jax.inner.loop import trainer
-from dd_jax.inner.modes import Mode
-from dd_jax.objectives import classification_loss, cross_entropy, relabelled
-from dd_jax.outer import OuterRecipe, OuterState, averaged, check_recipe, outer_optimizer, outer_step
+from dd_jax.objectives import classification_loss
+from dd_jax.outer import OuterState, averaged, check_recipe, outer_optimizer, outer_step
 
-from .distilled import DistilledSetting, check_distilled_setting, parametrisation_of, stored_floats
-from .inner import Inner, check_inner, loop_of, optimizer_of, window_of
-from .problem import (
-    Problem,
-    Setting,
-    assemble,
-    count_of,
-    dataset_from,
-    identity,
-    jsonable,
-    mean_and_std,
-    path_from,
-    relabelled_data,
-    relabelled_split,
-    scorer,
-    streams,
-)
-from .reported import REPORTED
-from .runner import (
-    Trained,
-    claimed,
-    command_line,
-    is_finished,
-    memory_needed,
-    positive,
-    provenance,
-    read_lines,
-    require,
-    say,
-    told_if_it_fails,
-    train,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(Setting):
-    """Settings of a run. Two runs with the same settings on the same kind of machine give the same images."""
-
-    distilled: DistilledSetting = dataclasses.field(default_factory=DistilledSetting)
-    inner: Inner = dataclasses.field(default_factory=Inner)
-    outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
-    batch_size: int = 1024
-    """Real examples per outer step, B."""
-    switch_width: float = 0.6
-    """Smooth the second derivative of ReLU and max-pooling over so many standard deviations; 0: plain autodiff."""
-    augment: bool = False
-    """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
-    shift: int = 0
-    """Move the real examples at random by up to so many pixels either way, against overfitting a small set."""
-    objective: str | None = None
-    """The import path of a criterion on the real examples, package.module:function, which takes logits and labels,
-    [B, C] each, and returns [B]; cross-entropy if not given."""
-    mode: Mode = "forward_over_reverse"
-    """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.inner.modes.Mode)."""
-    checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints."""
-    workdir: Path | None = None
-    """Where the run lives; runs/EXPERIMENT/PRESET if not given."""
-    plan: bool = False
-    """Only say how much memory an outer step needs, without running any."""
-
-
-def authors_recipe(config: Config, batches: int, step_size: float) -> Config:
-    """The recipe of the paper's code: 400 epochs of ``batches`` batches of 1,024, the rate halved every 40 of them."""
-    return dataclasses.replace(
-        config,
-        distilled=dataclasses.replace(config.distilled, epochs=3, noise=1.0, step_size=step_size),
-        outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, samples=1),
-        batch_size=1024,
-        switch_width=0.0,
-    )
-
-
-_NOT_OF_THE_RESULT = ("workdir", "checkpoint_seconds", "plan")  # settings that do not change it
+from .command_line import command_line
+from .distilled import check_distilled_setting, parametrisation_of, stored_floats
+from .first_data import Budget, initial_data
+from .inner import check_inner, loop_of, optimizer_of, window_of
+from .nets import count_of
+from .problem import Problem, assemble, identity
+from .recipe import Config, augmentation_of, criterion_of, reported, settings_of, workdir_of
+from .record import draw_pictures, meta_of, print_result
+from .relabelled import Relabelled
+from .say import say
+from .scoring import mean_and_std, relabelled_data, scorer
+from .streams import streams
+from .training import Trained, memory_needed, train
+from .workdir import claimed, is_finished, provenance
 
 
 def _check(config: Config) -> None:
     """Refuses what can be refused before reading data; the library checks the rest of its arguments itself."""
-    check_recipe(config.outer)
-    samples = config.outer.samples
-    require(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more")
-    require(
-        config.batch_size % samples == 0, "batch_size", config.batch_size, f"a multiple of outer.samples, {samples}"
-    )
+    with within("outer"):
+        check_recipe(config.outer, many=config.weights.nets is not None or config.weights.known > 1)
+    parts, size = config.outer.perturbations, config.batch_size
+    require(size >= 1, "batch_size", size, "1 or more")
+    require(size % parts == 0, "batch_size", size, f"a multiple of outer.perturbations, {parts}")
     require(config.shift >= 0, "shift", config.shift, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
     check_distilled_setting(config.distilled)
@@ -143,17 +72,17 @@ def run(
 
     Raises:
       ValueError: settings or data that cannot be used; nothing has been written then.
-      experiments.runner.RunError: the loss was not finite.
+      experiments.training.RunError: the loss was not finite.
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
-    attack = _Attack(dict(relabel or {}), attacked_weight)
+    attack = Relabelled(dict(relabel or {}), attacked_weight)
     settings = settings_of(config, workdir) | attack.settings()
     head = {"experiment": experiment, "preset": preset}
     if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
         with claimed(workdir, head | settings | identity(config)) as finished:
             assert finished is not None
-            _draw_missing(workdir, config, finished)
+            draw_pictures(workdir, config, finished)
             return finished
     problem = assemble(config, config.switch_width)
     settings |= problem.identity
@@ -166,31 +95,6 @@ def run(
         return finished or _distil(workdir, config, head, settings, problem, attack, prepared, known)
 
 
-class _Attack(NamedTuple):
-    """What is relabelled, if anything is (paper, section 3.6)."""
-
-    relabel: dict[int, int]
-    weight: float  # of an example of a relabelled class, in the objective
-
-    def settings(self) -> dict[str, Any]:
-        """As result.json holds them."""
-        if not self.relabel:
-            return {}
-        return {"relabel": {str(k): target for k, target in self.relabel.items()}, "attacked_weight": self.weight}
-
-    def objective(self, network: Network, classes: int, criterion: Criterion) -> Loss:
-        """ℓ_{K→T} on the real batch, its examples weighted; ℓ where nothing is relabelled."""
-        if not self.relabel:
-            return classification_loss(network.apply, criterion)
-        relabelled_criterion = relabelled(self.relabel, classes, criterion)
-        times = jnp.ones((1, classes)).at[0, jnp.array(list(self.relabel))].set(self.weight)
-        return classification_loss(network.apply, lambda logits, labels: relabelled_criterion(logits, times * labels))
-
-    def split(self, split: Split, classes: int) -> Split:
-        """Under the labels by which accuracy counts."""
-        return relabelled_split(split, self.relabel, classes) if self.relabel else split
-
-
 class _Prepared(NamedTuple):
     """The outer step of a run, and what it starts from."""
 
@@ -200,13 +104,13 @@ class _Prepared(NamedTuple):
     decode: Callable[[Any], Distilled]  # from what is learned
     inner: Loop
     total: int  # T
-    earlier: "_Budget"
+    earlier: "Budget"
 
 
-def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack: _Attack) -> _Prepared:
+def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack: Relabelled) -> _Prepared:
     dataset, network, nets, _ = problem
     keys = streams(config.seed)
-    distilled, earlier = _initial_data(keys.noise, config, settings, problem)
+    distilled, earlier = initial_data(keys.noise, config, settings, problem)
     steps, images, total, classes = *distilled.images.shape[:2], len(distilled.step_sizes), len(dataset.class_names)
     check_inner(config.inner, total, steps * images, classes)
     before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
@@ -221,10 +125,10 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         window = window_of(config.inner, step / config.outer.steps)
         how = {"mode": config.mode, "adjoint_clip": config.outer.adjoint_clip, "window": window}
         train = trainer(loss, optimizer=inner.optimizer, order=inner.order, augment=inner.augment, **how)
-        return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.known is None)(step)
+        return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.many)(step)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
-    draw_batch = batch_drawer(dataset, config.batch_size, augment=_augmentation(config))
+    draw_batch = batch_drawer(dataset, config.batch_size, augment=augmentation_of(config))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, step, theta, split):
@@ -237,17 +141,6 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
 
     state = (outer.init(learned.init(distilled)), keys.batches)
     return _Prepared(update, state, lambda step: nets.training(before + step), learned.decode, inner, total, earlier)
-
-
-def _augmentation(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Of real examples."""
-
-    def augment(key, images):
-        if config.shift:
-            images, key = shift(key, images, config.shift), jax.random.fold_in(key, 1)
-        return crop_and_flip(key, images) if config.augment else images
-
-    return augment
 
 
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
@@ -266,7 +159,7 @@ def _distil(
     head: dict[str, Any],
     settings: dict[str, Any],
     problem: Problem,
-    attack: _Attack,
+    attack: Relabelled,
     prepared: _Prepared,
     known: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -305,11 +198,17 @@ def _distil(
         "config": settings,
         **provenance(),
     }
-    meta = _meta(workdir, config, result, dataset)
-    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, nets.known)
+    meta = meta_of(workdir, config, result, dataset)
+    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, _stored(nets.known))
     write_json(workdir / "result.json", result)
-    _draw_missing(workdir, config, result)
+    draw_pictures(workdir, config, result)
     return result
+
+
+def _stored(known: Params | None) -> Params | None:
+    """The known networks' weights as the file has them: one's without a leading axis."""
+    one = known is not None and jax.tree.leaves(known)[0].shape[0] == 1
+    return jax.tree.map(lambda leaf: leaf[0], known) if one else known
 
 
 def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Score, known: bool) -> dict[str, Any]:
@@ -329,144 +228,6 @@ def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Sco
     }
 
 
-_Budget = dict[str, float]  # outer_steps and wall_seconds
-
-
-def _initial_data(
-    key: jax.Array, config: Config, settings: dict[str, Any], problem: Problem
-) -> tuple[Distilled, _Budget]:
-    """The distilled data before any learning here, and what learning they have had in the runs they are from."""
-    distil, dataset, classes = config.distilled, problem.dataset, len(problem.dataset.class_names)
-    shape = {"steps": distil.steps, "epochs": distil.epochs, "images_per_class": distil.images_per_class}
-    values = {"images": distil.images, "scale": distil.noise, "step_size": distil.step_size}
-    distilled = noise(key, dataset.image_shape, classes, **shape, **values)
-    if isinstance(distil.first, Path):
-        return _of_finished_run(distil.first, config, settings, dataset, distilled)
-    if distil.first == "real":
-        real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
-        distilled = distilled._replace(images=real.images)
-    return distilled, {"outer_steps": 0, "wall_seconds": 0.0}
-
-
-_SAME = (  # settings that a run must share with the one it goes on from, besides the data
-    "images",
-    "network",
-    "weights.law",
-    "weights.gain",
-    "bank",
-    "relabel",
-    "validation_fraction",
-    "seed",
-)
-
-
-def _of_finished_run(
-    run: Path, config: Config, settings: dict[str, Any], dataset: Dataset, like: Distilled
-) -> tuple[Distilled, _Budget]:
-    """The distilled data of a run, and its budget with that of the runs before it.
-
-    Raises:
-      ValueError: it is not finished, or its images are of another shape, class or kind, or made for other networks, or
-        have seen this validation split, or its step sizes are beyond the bound.
-    """
-    if not (run / "result.json").is_file():
-        raise ValueError(f"distilled.first: {run} is not accepted; use noise, real, or the folder of a finished run")
-    file, result = load_distilled(run / "distilled.npz"), json.loads((run / "result.json").read_text())
-    held = result["config"]
-    here_known, held_known = (w["nets"] is None for w in (settings["weights"], held["weights"]))
-    compared = [
-        ("images", file.images.shape, like.images.shape),
-        ("step sizes", file.step_sizes.shape, like.step_sizes.shape),
-        ("classes", tuple(file.meta["class_names"]), dataset.class_names),
-        ("known networks", held_known, here_known),
-    ]
-    same = ("dataset" if held.get("data") is None else "data", *_SAME)  # a run may be from before data were known
-    compared += [(name, _setting(held, name), _setting(settings, name)) for name in same]
-    for name, there, here in compared:
-        if there != here:
-            raise ValueError(f"distilled.first: {run} has {name} {there}, and this run {here}; they must be the same")
-    bound, largest = config.outer.max_step_size, float(file.step_sizes.max())
-    if bound is not None:  # but for a rounding: the bound is kept before the softplus
-        accepted = f"at least {largest:.4g}, the largest step size of {run}"
-        require(largest <= bound * (1 + 1e-6), "outer.max_step_size", bound, accepted)
-    before = result.get("earlier", {"outer_steps": 0, "wall_seconds": 0.0})
-    return file.distilled, {name: before[name] + result[name] for name in before}
-
-
-def _setting(settings: Any, name: str) -> Any:
-    """A setting by its dotted name; None where it is not there."""
-    for part in name.split("."):
-        settings = settings.get(part) if isinstance(settings, dict) else None
-    return settings
-
-
-def criterion_of(path: str | None) -> Criterion:
-    """The criterion of an import path; cross-entropy where there is none.
-
-    Raises:
-      ValueError: a path that does not lead to a function.
-    """
-    return cross_entropy if path is None else imported("objective", path)
-
-
-def settings_of(config: Config, workdir: Path) -> dict[str, Any]:
-    """The settings that decide a run's result, as result.json in its folder holds them."""
-    return {k: v for k, v in jsonable(config, workdir).items() if k not in _NOT_OF_THE_RESULT}
-
-
-def workdir_of(experiment: str, preset: str, config: Config) -> Path:
-    """The folder of a run."""
-    return config.workdir or Path("runs") / experiment / preset
-
-
-def reported(experiment: str, config: Config) -> dict[str, float]:
-    """The paper's figures for this experiment, data set and shape of distilled data; empty where it has none."""
-    shape = config.distilled
-    return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
-
-
-def _meta(workdir: Path, config: Config, result: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What distilled.npz says of itself. Paths in it are from its own folder on."""
-    weights = config.weights
-    bank = {} if weights.bank is None else {"bank": path_from(workdir, weights.bank)}
-    if weights.bank is not None:
-        bank |= {"validation_nets": weights.validation_nets, "fingerprint": result["config"]["bank"]}
-    return {
-        "experiment": result["experiment"],
-        "dataset": dataset_from(workdir, config.dataset),
-        "data": result["config"]["data"],
-        "validation_fraction": config.validation_fraction,
-        "images": dataclasses.asdict(config.images),
-        "network": config.network,
-        "network_options": config.network_options,
-        "inner": result["config"]["inner"],
-        "objective": config.objective,
-        "initialisation": {"law": weights.law, "gain": weights.gain, "seed": config.seed, **bank},
-        "steps": config.distilled.steps,
-        "epochs": config.distilled.epochs,
-        "class_names": dataset.class_names,
-        "relabel": result["config"].get("relabel", {}),
-        "versions": result["versions"],
-        "use": "for t in range(E * S): gradient descent on images[t % S], labels[t % S] with step_sizes[t], "
-        "mean cross-entropy, from initial_weights or, without them, any weights of the initialisation "
-        "(flax layout: kernels [H, W, in, out] and [in, out], NHWC images)",
-    }
-
-
-def _draw_missing(workdir: Path, config: Config, result: Mapping[str, Any]) -> None:
-    """The picture and the page of a result, where they are not there; what cannot be made costs no more than itself."""
-    images, page = workdir / "images.png", workdir / "report.html"
-    if images.exists() and page.exists():
-        return
-    file, pictures = load_distilled(workdir / "distilled.npz"), {}
-    with told_if_it_fails(images):
-        pictures["Distilled images"] = to_png(draw_images(file.distilled, file.meta["class_names"]))
-        write_atomically(images, pictures["Distilled images"])
-    with told_if_it_fails(page):
-        pictures["Training"] = to_png(draw_curve(read_lines(workdir / "metrics.jsonl")))
-        write_atomically(page, html_report(result, file.step_sizes, config.distilled.steps, pictures))
-
-
 def run_from_command_line(
     experiment: str, presets: Mapping[str, Config], default: str, description: str, argv: list[str]
 ) -> None:
@@ -476,17 +237,3 @@ def run_from_command_line(
     if result is None:
         return
     print_result(result, workdir_of(experiment, preset, config))
-
-
-def print_result(result: Mapping[str, Any], workdir: Path) -> None:
-    """Accuracies beside the reported ones, the budget, and where the report is."""
-    quoted = {
-        "before": percent_reported(result["reported_before"]),
-        "after": percent_reported(result["reported"], result["reported_std"]),
-    }
-    title = accuracy_title(result)
-    for when, score in result["test_accuracy"].items():
-        measured = percent(score, known=result["networks"] == "known")
-        print(f"{title} {when:>6} the steps: {measured}   (reported by the paper: {quoted[when]})")
-    page = workdir / "report.html"
-    print(f"{budget(result)}; the report is {page}")

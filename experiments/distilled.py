@@ -72,7 +72,8 @@ def parametrisation_of(
       ValueError: a setting out of range or without effect.
     """
     optimizer, total = optimizer_of(inner), first.step_sizes.shape[0]
-    first = first._replace(hyper={name: jnp.asarray(optimizer.hyper[name], jnp.float32) for name in inner.learned})
+    given = {name: jnp.asarray(optimizer.hyper[name], jnp.float32) for name in inner.learned}
+    first = first._replace(hyper=given | dict(first.hyper))  # those of the run it goes on from, if any
     fields = {name: LEARNABLE[name] for name in inner.learned}
     images = {"learned": FREE, "fixed": FIXED}.get(setting.pixels)
     learned = parametrisation(

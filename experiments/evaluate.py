@@ -15,6 +15,7 @@ from typing import Any, Literal
 import jax
 
 from dd_jax.base import Network
+from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, make_dataset
 from dd_jax.data.readers import content_fingerprint, is_path
 from dd_jax.evaluation import Training, steps_of
@@ -23,20 +24,14 @@ from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.text import percent
 from dd_jax.networks import make_network, parse_options
 
+from .command_line import parse, run_as_script, use_every_core
 from .inner import inner_of, loop_of
-from .problem import (
-    HeldOut,
-    Images,
-    Weights,
-    count_of,
-    mean_and_std,
-    nets_of,
-    read_images,
-    relabelled_split,
-    scorer,
-    streams,
-)
-from .runner import parse, require, run_as_script, say, use_every_core
+from .nets import HeldOut, count_of, nets_of
+from .problem import read_images
+from .say import say
+from .scoring import mean_and_std, relabelled_split, scorer
+from .settings import Images, Weights
+from .streams import streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +173,11 @@ def _held_out(
     known = file.meta.get("initialisation", {})
     given = (config.network, config.law, config.gain, config.bank)
     if file.initial_weights and all(choice is None for choice in given):
-        one = f"nothing: {path} was made for one network, its own; for others give --law, --network or --bank"
-        require(config.nets is None, "nets", config.nets, one)
-        theta = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
-        return (streams(seed).test[None], jax.tree.map(lambda leaf: leaf[None], theta)), {"known": True}
+        own = f"nothing: {path} was made for networks of its own; for others give --law, --network or --bank"
+        require(config.nets is None, "nets", config.nets, own)
+        thetas = file.weights_like(jax.eval_shape(network.init, jax.random.key(0)))
+        count, key = jax.tree.leaves(thetas)[0].shape[0], streams(seed).test
+        return (key[None] if count == 1 else jax.random.split(key, count), thetas), {"known": True}
     if config.bank and (config.law or config.gain):
         raise ValueError(f"bank: {config.bank} is not accepted with a law or a gain; give one or the other")
     validating, bank, count = config.split == "validation", config.bank, config.nets or 200

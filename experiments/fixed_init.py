@@ -14,12 +14,13 @@ import dataclasses
 
 from dd_jax.outer import OuterRecipe
 
-from .distil import Config, authors_recipe, run_from_command_line
+from .command_line import run_as_script
+from .distil import run_from_command_line
 from .distilled import DistilledSetting
-from .problem import Weights
-from .runner import run_as_script
+from .recipe import Config, authors_recipe
+from .settings import Weights
 
-_TEN = OuterRecipe(steps=2400, learning_rate=0.05, samples=16)
+_TEN = OuterRecipe(steps=2400, learning_rate=0.05, perturbations=16)
 _HUNDRED = OuterRecipe(steps=6000, learning_rate=0.02)
 _OURS = {
     "digits": Config(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dd_jax.augment import NONE, augmentation
-from dd_jax.checks import require
+from dd_jax.checks import require, within
 from dd_jax.evaluation import Inner as Loop
 from dd_jax.inner.optimizers import HYPER, InnerOptimizer, inner_optimizer
 from dd_jax.inner.schedule import (
@@ -78,7 +78,8 @@ def optimizer_of(inner: Inner) -> InnerOptimizer:
       ValueError: a setting out of range or without effect.
     """
     given = {name: value for name in HYPER if (value := getattr(inner, name)) is not None}
-    optimizer = inner_optimizer(inner.optimizer, **given)
+    with within("inner"):
+        optimizer = inner_optimizer(inner.optimizer, **given)
     for name in inner.learned:
         require(name in LEARNABLE, "inner.learned", name, f"one of {', '.join(LEARNABLE)}")
         held = optimizer.hyper.get(name)

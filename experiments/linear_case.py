@@ -23,6 +23,7 @@ import optax
 from matplotlib.figure import Figure
 
 from dd_jax.base import Distilled
+from dd_jax.checks import positive, require
 from dd_jax.distilled import noise
 from dd_jax.estimates import meta_gradient, over_networks
 from dd_jax.files.atomic import write_json
@@ -30,17 +31,10 @@ from dd_jax.inner.loop import trainer, unroll
 from dd_jax.linear import closed_form, excess_loss_bound, expected_excess_loss, optimum, quadratic_loss
 from dd_jax.parametrisations import FREE, parametrisation
 
-from .runner import (
-    RunError,
-    claimed,
-    command_line,
-    draw_missing,
-    positive,
-    provenance,
-    require,
-    run_as_script,
-    say,
-)
+from .command_line import command_line, run_as_script
+from .say import say
+from .training import RunError
+from .workdir import claimed, draw_missing, provenance
 
 ROWS = 4  # N / D, real examples per dimension: few enough for eigenvalues of dᵀd/N that differ visibly
 REACHED = 1e-9  # share of the excess loss before the step that counts as none after it
@@ -111,7 +105,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       ValueError: settings that cannot be used; nothing has been written then.
-      experiments.runner.RunError: the excess loss was not finite.
+      experiments.training.RunError: the excess loss was not finite.
     """
     for name in ("dimension", "networks", "outer_steps"):
         require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.base import Network, Params
+from dd_jax.checks import require
 from dd_jax.data.augment import crop_and_flip
 from dd_jax.data.dataset import Dataset, Split, make_dataset
 from dd_jax.data.readers import content_fingerprint
@@ -34,20 +35,14 @@ from dd_jax.weights.bank import Bank, read_shards, save_shard
 from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import PretrainRecipe, Training, pretraining
 
-from .problem import Images, jsonable, mean_and_std, read_images, streams
-from .runner import (
-    RunError,
-    Stopped,
-    claimed,
-    command_line,
-    provenance,
-    read_lines,
-    require,
-    run_as_script,
-    say,
-    signals,
-    use_every_core,
-)
+from .command_line import command_line, run_as_script, use_every_core
+from .problem import read_images
+from .say import say
+from .scoring import mean_and_std
+from .settings import Images, jsonable
+from .streams import streams
+from .training import RunError, Stopped, read_lines, signals
+from .workdir import claimed, provenance
 
 PARTS = ("train", "held_out")
 
@@ -116,7 +111,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
     Raises:
       ValueError: settings or data that cannot be used; nothing has been written then.
-      experiments.runner.RunError: a network is not finite; the epochs done are saved.
+      experiments.training.RunError: a network is not finite; the epochs done are saved.
       experiments.runner.Stopped: a signal asked to stop; the epochs done are saved.
     """
     for name in ("networks", "held_out", "group"):

@@ -13,10 +13,11 @@ import dataclasses
 
 from dd_jax.outer import OuterRecipe
 
-from .distil import Config, authors_recipe, run_from_command_line
+from .command_line import run_as_script
+from .distil import run_from_command_line
 from .distilled import DistilledSetting
-from .problem import Weights
-from .runner import run_as_script
+from .recipe import Config, authors_recipe
+from .settings import Weights
 
 RECIPE = OuterRecipe(
     steps=2500,
@@ -25,7 +26,7 @@ RECIPE = OuterRecipe(
     weight_decay=0.1,
     b1=0.9,
     clip=None,
-    net_norm=1.0,
+    normalise_networks=True,
     max_step_size=0.12,
     max_step_size_growth=2.0,
 )

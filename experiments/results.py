@@ -22,7 +22,7 @@ from dd_jax.files.atomic import write_atomically
 from dd_jax.files.text import percent, percent_reported
 
 from .ablations import TITLES, VALUES
-from .runner import parse, run_as_script
+from .command_line import parse, run_as_script
 
 ROOT = Path(__file__).parent.parent
 _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png")}

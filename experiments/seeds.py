@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from dd_jax.checks import require
 from dd_jax.files.atomic import write_json
 from dd_jax.files.text import percent
 
 from . import fixed_init, random_init
-from .distil import Config as Base
+from .command_line import command_line, run_as_script
 from .distil import run as distil
-from .distil import settings_of
-from .problem import mean_and_std
-from .runner import claimed, command_line, provenance, require, run_as_script
+from .recipe import Config as Base
+from .recipe import settings_of
+from .scoring import mean_and_std
+from .workdir import claimed, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
     Raises:
       ValueError: settings or data that cannot be used.
-      experiments.runner.RunError: the loss was not finite.
+      experiments.training.RunError: the loss was not finite.
     """
     require(config.seeds >= 1, "seeds", config.seeds, "1 or more")
     workdir = config.workdir or Path("runs/seeds") / preset

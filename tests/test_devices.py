@@ -1,11 +1,14 @@
 """Networks dealt out over devices (two of a CPU's, by conftest): as if on one, each device its share."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from dd_jax import backend
 from dd_jax.parallel import sharded
 
 
@@ -23,3 +26,18 @@ def test_networks_dealt_out_come_back_in_order_from_as_many_devices_as_divide_th
     np.testing.assert_array_equal(result, np.asarray(thetas["w"]) @ np.asarray(images).T)
     assert shares == [(networks // devices, 2)]
     assert len(result.sharding.device_set) == devices
+
+
+def test_a_program_for_another_backend_is_traced_as_it_suits_that_one():
+    """So that one can compile for a TPU on a CPU's host: nothing else asks which backend there is."""
+    assert (backend.target(), backend.convolution_method(), backend.networks_at_a_time()) == ("cpu", "matmul", 1)
+    with backend.compiling_for("tpu"):
+        assert (backend.target(), backend.convolution_method(), backend.networks_at_a_time()) == ("tpu", "lax", 50)
+        assert backend.examples_at_a_time((1024, 28, 28, 1)) == 1024
+        inside = str(jax.make_jaxpr(lambda x: backend.for_each_network(jnp.sin, x))(jnp.ones(3)))
+    assert backend.examples_at_a_time((1024, 28, 28, 1)) == 128
+    outside = str(jax.make_jaxpr(lambda x: backend.for_each_network(jnp.sin, x))(jnp.ones(3)))
+    assert ("scan" in outside, "scan" in inside) == (True, False)
+    package = Path(backend.__file__).parent
+    askers = {p.name for p in package.rglob("*.py") if "default_backend" in p.read_text()}
+    assert askers == {"backend.py"}

@@ -134,7 +134,7 @@ def test_noise_has_the_scale_labels_and_step_size_asked_for():
 )
 def test_noise_refuses_counts_and_sizes_out_of_range(name, value):
     settings = {"steps": 1, "epochs": 1, name: value}
-    with pytest.raises(ValueError, match=rf"^distilled\.{name}: {value}"):
+    with pytest.raises(ValueError, match=rf"^{name}: {value}"):
         noise(jax.random.key(0), (28, 28, 1), 10, **settings)
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix
 from dd_jax.data.dataset import Split, normalise
 from dd_jax.evaluation import Score, Training, confusion, evaluate, evaluate_nets, steps_of, train_and_score
 from dd_jax.objectives import classification_loss, cross_entropy, mean_of
-from experiments.problem import streams
+from experiments.streams import streams
 
 RNG = np.random.default_rng(0)
 MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)

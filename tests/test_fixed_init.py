@@ -24,7 +24,7 @@ from dd_jax.inner.loop import unroll
 from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, mean_of
 from experiments import fixed_init
-from experiments.runner import RunError
+from experiments.training import RunError
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["digits", "--distilled.epochs", "3", "--outer.steps", "80", "--outer.learning-rate", "0.05"]
@@ -239,7 +239,7 @@ REFUSALS = [
     (["--batch-size", "-3"], "batch_size: -3 is not accepted; use 1 or more"),
     (["--distilled.steps", "0"], "distilled.steps: 0 is not accepted; use 1 or more"),
     (["--distilled.step-size", "nan"], "distilled.step_size: nan is not accepted; use a positive number"),
-    (["--batch-size", "65", "--outer.samples", "2"], "batch_size: 65 is not accepted; use a multiple of outer.samples"),
+    (["--batch-size", "65", "--outer.perturbations", "2"], "batch_size: 65 is not accepted; use a multiple of outer"),
     (["--switch-width", "-1"], "switch_width: -1.0 is not accepted; use 0 or a positive number"),
     (["--seed", "-1"], "seed: -1 is not accepted; use 0 or more"),
     (["--validation-fraction", "1"], "validation_fraction: 1.0 is not between 0 and 1"),

@@ -168,14 +168,12 @@ class General(nn.Module):
 
 def test_kernels_whose_fans_are_not_known_are_refused():
     network = from_flax(General(), (4, 4, 1))
-    with pytest.raises(
-        ValueError, match=r"^weights.law: 'normal' is not accepted for .*DenseGeneral_0/kernel of shape"
-    ):
+    with pytest.raises(ValueError, match=r"^law: 'normal' is not accepted for .*DenseGeneral_0/kernel of shape"):
         initial_weights(network, "normal")
     assert initial_weights(network, "default") is network.init
     for shape in ((1, 1, 4), (2, 3, 4), (1, 1, 1, 4)):
         pair = Network(lambda key, shape=shape: {"w": jnp.ones((3, 4)), "gamma": jnp.ones(shape)}, lambda theta, x: x)
-        with pytest.raises(ValueError, match=r"^weights.law: 'normal' is not accepted for gamma of shape \(.*"):
+        with pytest.raises(ValueError, match=r"^law: 'normal' is not accepted for gamma of shape \(.*"):
             initial_weights(pair, "normal")
 
 
@@ -192,9 +190,9 @@ def test_lenet_s_kernels_are_those_of_recorded_results():
 @pytest.mark.parametrize(
     ("law", "gain", "message"),
     [
-        ("xavier", 1.0, "weights.law: 'xavier' is unknown; use one of xavier_normal"),
-        ("normal", 0.0, "weights.gain: 0.0 is not positive"),
-        ("normal", float("inf"), "weights.gain: inf is not positive"),
+        ("xavier", 1.0, "law: 'xavier' is unknown; use one of xavier_normal"),
+        ("normal", 0.0, "gain: 0.0 is not positive"),
+        ("normal", float("inf"), "gain: inf is not positive"),
         ("default", 2.0, "no meaning for the law 'default'"),
         ("zero", 2.0, "no meaning for the law 'zero'"),
     ],

@@ -262,8 +262,8 @@ class _Refused:
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (_Refused.adam, "inner.optimizer: its derivative at a gradient of 0 is not finite"),
-        (_Refused.sign, "inner.optimizer: its derivative is 0 everywhere"),
+        (_Refused.adam, "optimizer: its derivative at a gradient of 0 is not finite"),
+        (_Refused.sign, "optimizer: its derivative is 0 everywhere"),
     ],
 )
 def test_a_transformation_without_a_derivative_is_refused_before_tracing(small_problem, optimizer, message):
@@ -280,12 +280,12 @@ def test_built_in_optimizers_can_be_differentiated():
 @pytest.mark.parametrize(
     ("name", "hyper", "message"),
     [
-        ("sgd", {}, "inner.optimizer: 'sgd' is unknown; use one of plain, momentum, nesterov, adam"),
-        ("adam", {"eps_root": 0.0}, "inner.eps_root: 0.0 is not accepted; use a positive number"),
-        ("momentum", {"momentum": 1.0}, "inner.momentum: 1.0 is not accepted; use at least 0 and below 1"),
-        ("momentum", {"b1": 0.9}, "inner.b1: 0.9 has no effect with the optimizer 'momentum'"),
-        ("plain", {"weight_decay": -1.0}, "inner.weight_decay: -1.0 is not accepted; use 0 or more"),
-        ("adam", {"b2": float("nan")}, "inner.b2: nan is not accepted"),
+        ("sgd", {}, "optimizer: 'sgd' is unknown; use one of plain, momentum, nesterov, adam"),
+        ("adam", {"eps_root": 0.0}, "eps_root: 0.0 is not accepted; use a positive number"),
+        ("momentum", {"momentum": 1.0}, "momentum: 1.0 is not accepted; use at least 0 and below 1"),
+        ("momentum", {"b1": 0.9}, "b1: 0.9 has no effect with the optimizer 'momentum'"),
+        ("plain", {"weight_decay": -1.0}, "weight_decay: -1.0 is not accepted; use 0 or more"),
+        ("adam", {"b2": float("nan")}, "b2: nan is not accepted"),
     ],
 )
 def test_settings_of_optimizers_out_of_range_are_refused(name, hyper, message):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dd_jax.files.distilled_file import load_distilled
-from experiments import evaluate, fixed_init
+from dd_jax.files.text import percent
+from experiments import cross_arch, evaluate, fixed_init
 from experiments.inner import Inner, inner_of, loop_of, window_of
 
 OWN = """
@@ -126,3 +127,31 @@ def test_settings_are_read_back_from_a_file():
         inner_of({"future": 1})
     assert loop_of(Inner(), np.eye(3)[None]).augment is None
     assert window_of(Inner(), 0.5) is None
+
+
+def test_data_are_scored_on_other_networks_as_a_table(quick, own_module, capsys):
+    folder, table = quick("--weights.nets", "1", "--weights.test-nets", "2"), own_module / "table.json"
+    networks = ["own_dd_jax_module:make:width=3", "mlp:hidden=8"]
+    cross_arch.main([str(folder), "--networks", *networks, "--nets", "2", "--output", str(table)])
+    held = json.loads(table.read_text())
+    assert list(held["networks"]) == networks
+    assert held["made_on"] == "own_dd_jax_module:make"
+    for name in networks:
+        row = held["networks"][name]
+        assert (row["accuracy"]["n"], row["steps"]) == (2, 5)
+        assert f"{name}: {percent(row['accuracy'])}" in capsys.readouterr().out or name != networks[0]
+    with pytest.raises(ValueError, match=r"^output: .* is not accepted; use a new file"):
+        cross_arch.main([str(folder), "--output", str(table)])
+    with pytest.raises(ValueError, match=r"^RUN_OR_NPZ: it is missing"):
+        cross_arch.main([])
+
+
+def test_several_known_networks_are_trained_together_and_evaluated_each(quick):
+    folder = quick("--weights.known", "3")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["networks"], result["test_accuracy"]["after"]["n"]) == ("known", 3)
+    scores = evaluate.run(folder, evaluate.Config())["scores"]
+    for score, when in zip(scores, ("before", "after"), strict=True):
+        assert score["accuracy"] == pytest.approx(result["test_accuracy"][when])
+    with pytest.raises(ValueError, match=r"^weights.known: 3 has no effect with weights.nets"):
+        quick("--weights.known", "3", "--weights.nets", "2")

@@ -48,7 +48,7 @@ def mean_of_nets(loss, distilled, thetas, batch, objective=None, normalise=False
 def make(small_problem, **recipe):
     network, theta, distilled, batch = small_problem
     theta, distilled, batch = jax.tree.map(jnp.asarray, (theta, distilled, batch))
-    recipe = OuterRecipe(**{"steps": 300, "samples": 1, **recipe})
+    recipe = OuterRecipe(**{"steps": 300, "perturbations": 1, **recipe})
     outer = outer_of(classification_loss(network.apply), recipe)
     return outer, outer.init(PIXELS.init(distilled)), theta, batch
 
@@ -56,7 +56,7 @@ def make(small_problem, **recipe):
 @pytest.mark.parametrize("samples", [1, 3])
 def test_outer_steps_lower_the_loss_compile_once_and_leave_the_labels(small_problem, samples):
     smoothing = {"smoothing": 0.05} if samples > 1 else {}
-    outer, state, theta, batch = make(small_problem, samples=samples, **smoothing)
+    outer, state, theta, batch = make(small_problem, perturbations=samples, **smoothing)
     chex.clear_trace_counter()
     update = jax.jit(chex.assert_max_traces(outer.update, n=1), donate_argnums=0)
     labels, losses = np.asarray(state.params.labels), []
@@ -135,24 +135,24 @@ def test_clip_by_running_norm_at_every_size(size):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("b1", 1.0), ("b2", -0.1),
-     ("halve_every", 0), ("clip", -1.0), ("samples", 0), ("smoothing", 0.0), ("net_norm", 0.0),
+     ("halve_every", 0), ("clip", -1.0), ("perturbations", 0), ("smoothing", 0.0),
      ("adjoint_clip", 0.0), ("max_step_size", -0.5), ("step_size_rate", 0.0), ("weight_decay", -1.0)],
 )  # fmt: skip
 def test_a_recipe_out_of_range_is_refused(name, value):
-    with pytest.raises(ValueError, match=rf"^outer\.{name}: {value}"):
+    with pytest.raises(ValueError, match=rf"^{name}: {value}"):
         outer_of(no_loss, OuterRecipe(**{name: value}))
 
 
 @pytest.mark.parametrize(
     ("recipe", "settings", "message"),
     [
-        ({"max_step_size_growth": 2.0}, {}, "max_step_size_growth: 2.0 has no effect without outer.max_step_size"),
-        ({"smoothing": 0.2}, {}, "smoothing: 0.2 has no effect with outer.samples 1; leave it at 0.1"),
-        ({"net_norm": 1.0}, {}, "net_norm: 1.0 has no effect on one network; leave it at None"),
+        ({"max_step_size_growth": 2.0}, {}, "max_step_size_growth: 2.0 has no effect without max_step_size"),
+        ({"smoothing": 0.2}, {}, "smoothing: 0.2 has no effect with perturbations 1; leave it at 0.1"),
+        ({"normalise_networks": True}, {}, "normalise_networks: True has no effect on one network; leave it at False"),
     ],
 )
 def test_a_setting_without_effect_is_refused(recipe, settings, message):
-    with pytest.raises(ValueError, match=f"^outer.{message}"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         outer_of(no_loss, OuterRecipe(**recipe), **settings)
 
 
@@ -190,7 +190,7 @@ def test_a_network_that_diverges_is_left_out_of_the_mean_of_scaled_gradients(x64
 
 def test_outer_steps_on_many_nets_lower_the_loss_within_the_step_size_s_bound(small_problem):
     loss, distilled, thetas, batch = many_nets(small_problem)
-    recipe = OuterRecipe(steps=60, learning_rate=0.05, clip=None, net_norm=1.0, max_step_size=0.6)
+    recipe = OuterRecipe(steps=60, learning_rate=0.05, clip=None, normalise_networks=True, max_step_size=0.6)
     outer = outer_of(loss, recipe, many=True)
     state, update = outer.init(PIXELS.init(distilled)), jax.jit(outer.update)
     losses = []
@@ -208,7 +208,7 @@ def test_the_recipe_s_adjoint_clip_reaches_the_loop(x64, small_problem, kind):
     theta = thetas if kind == "many" else jax.tree.map(lambda w: w[0], thetas)
 
     def norm(adjoint_clip):
-        recipe = OuterRecipe(samples=3 if kind == "smoothed" else 1, adjoint_clip=adjoint_clip)
+        recipe = OuterRecipe(perturbations=3 if kind == "smoothed" else 1, adjoint_clip=adjoint_clip)
         outer = outer_of(loss, recipe, many=kind == "many")
         return float(outer.update(KEY, outer.init(PIXELS.init(distilled)), theta, batch)[1].gradient_norm)
 
@@ -275,7 +275,7 @@ def test_integer_labels_stay_what_they_are(small_problem):
         return optax.softmax_cross_entropy_with_integer_labels(network.apply(theta, images), labels)
 
     thetas = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), theta)
-    for weights, many, settings in ((theta, False, {"samples": 3}), (thetas, True, {"net_norm": 1.0})):
+    for weights, many, settings in ((theta, False, {"perturbations": 3}), (thetas, True, {"normalise_networks": True})):
         outer = outer_of(loss, OuterRecipe(steps=30, **settings), many=many)
         state, update = outer.init(PIXELS.init(distilled)), jax.jit(outer.update)
         first, losses = state, []

@@ -7,15 +7,27 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from dd_jax.networks import make_network
+from dd_jax.networks import make_network, parse_options
 from dd_jax.outer import check_recipe
 from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import check_pretraining
-from experiments import ablations, adaptation, attack, baselines, fixed_init, linear_case, pretrain, random_init
-from experiments.distil import reported
-from experiments.problem import jsonable
+from experiments import (
+    ablations,
+    adaptation,
+    attack,
+    baselines,
+    fixed_init,
+    linear_case,
+    modern,
+    pretrain,
+    random_init,
+)
+from experiments.command_line import command_line
+from experiments.distilled import check_distilled_setting
+from experiments.inner import check_inner
+from experiments.recipe import reported
 from experiments.reported import ADAPTATION, BASELINES, REPORTED
-from experiments.runner import command_line
+from experiments.settings import jsonable
 
 
 class Data(NamedTuple):
@@ -43,11 +55,14 @@ MODULES = {
     "baselines": baselines.PRESETS,
     "ablations": ablations.PRESETS,
     "pretrain": pretrain.PRESETS,
+    "modern": modern.PRESETS,
     "linear_case": {"default": linear_case.Config()},
 }
 ALL = [(experiment, preset) for experiment, presets in MODULES.items() for preset in presets]
 WITH_DATA = [(experiment, preset) for experiment, preset in ALL if experiment != "linear_case"]
-DISTILLED = [(e, p) for e, p in ALL if e in ("fixed_init", "random_init", "adaptation", "attack", "ablations")]
+DISTILLED = [
+    (e, p) for e, p in ALL if e in ("fixed_init", "random_init", "adaptation", "attack", "ablations", "modern")
+]
 WITH_BANKS = [(e, p) for e, p in ALL if e in ("adaptation", "attack")]
 # What the paper has figures for; its other presets are of other data or other shapes.
 OF_THE_PAPER = {
@@ -74,7 +89,8 @@ def test_the_network_takes_the_data(experiment, preset):
     _, setting = of(experiment, preset)
     assert setting.dataset in DATA
     shape = image_shape(setting)
-    network = make_network(setting.network, shape, CLASSES, switch_width=getattr(setting, "switch_width", 0.0))
+    options, width = parse_options(setting.network_options), getattr(setting, "switch_width", 0.0)
+    network = make_network(setting.network, shape, CLASSES, switch_width=width, options=options)
     weights = getattr(setting, "weights", setting)  # a bank's law is a setting of its own
     theta = jax.eval_shape(initial_weights(network, weights.law, weights.gain), jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, *shape), "float32")
@@ -93,8 +109,11 @@ def test_the_command_line_and_json_keep_every_setting(experiment, preset):
 @pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
 def test_the_recipe_is_accepted(experiment, preset):
     config, base = of(experiment, preset)
-    check_recipe(base.outer)
-    assert base.batch_size % base.outer.samples == 0
+    check_recipe(base.outer, many=base.weights.nets is not None)
+    check_distilled_setting(base.distilled)
+    total = base.distilled.steps * base.distilled.epochs
+    check_inner(base.inner, total, base.distilled.steps * (base.distilled.images or CLASSES), CLASSES)
+    assert base.batch_size % base.outer.perturbations == 0
     bound = base.outer.max_step_size
     assert bound is None or base.distilled.step_size <= bound
     if experiment == "attack":

@@ -16,8 +16,9 @@ from dd_jax.networks import make_network
 from dd_jax.weights.bank import load_bank
 from experiments import adaptation, attack, baselines, evaluate, pretrain, results
 from experiments.attack import measures
-from experiments.problem import Weights, nets_of, path_from
-from experiments.runner import RunError, Stopped
+from experiments.nets import nets_of
+from experiments.settings import Weights, path_from
+from experiments.training import RunError, Stopped
 
 QUICK = ["digits", "--recipe.epochs", "2", "--group", "2"]
 LENET = make_network("lenet", (28, 28, 1), 10)

@@ -146,9 +146,9 @@ def test_jitter_is_a_share_of_the_spread_of_each_network_s_own_leaf():
     for name in ("scale", "count"):
         np.testing.assert_array_equal(moved[name], still[name])
     for jitter in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=rf"^weights.jitter: {jitter} is not accepted; use 0 or more"):
+        with pytest.raises(ValueError, match=rf"^jitter: {jitter} is not accepted; use 0 or more"):
             bank_sampler(bank, 3, seed=0, jitter=jitter)
-    with pytest.raises(ValueError, match=r"^weights.nets: 0 is not accepted; use 1 … 3"):
+    with pytest.raises(ValueError, match=r"^count: 0 is not accepted; use 1 … 3"):
         bank_sampler(bank, 0, seed=0)
 
 
@@ -206,7 +206,7 @@ def test_banks_that_do_not_fit_are_refused(bank, tmp_path):
         load_bank(folder, NETWORK, (3, 2, 1))
     with pytest.raises(ValueError, match=r"^bank: .*/elsewhere holds no networks"):
         load_bank(tmp_path / "elsewhere", NETWORK, SHAPE)
-    with pytest.raises(ValueError, match=r"^weights.nets: 6 is not accepted; use 1 … 5"):
+    with pytest.raises(ValueError, match=r"^count: 6 is not accepted; use 1 … 5"):
         bank_sampler(load_bank(folder, NETWORK, SHAPE), 6, seed=0)
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from dd_jax.files.distilled_file import load_distilled
 from experiments import ablations, baselines, distil, evaluate, random_init
-from experiments.problem import assemble, dealt
-from experiments.runner import RunError
+from experiments.nets import dealt
+from experiments.problem import assemble
+from experiments.training import RunError
 
 SMALL = [
     "digits", "--outer.steps", "100", "--outer.learning-rate", "0.05", "--weights.nets", "2",
@@ -95,7 +96,7 @@ def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
 @pytest.mark.slow
 def test_a_refused_step_leaves_the_state_before_it_and_nothing_after(tmp_path, monkeypatch):
     """One bad network, in step 3 alone: step 4 is in flight by then, as no validation is between; it must not count."""
-    command = [*SMALL, "--outer.steps", "40", "--outer.net-norm", "None", "--weights.test-nets", "1"]
+    command = [*SMALL, "--outer.steps", "40", "--outer.no-normalise-networks", "--weights.test-nets", "1"]
     random_init.main([*command, "--workdir", str(tmp_path / "whole")])
 
     def with_a_bad_network(*arguments):
@@ -298,7 +299,7 @@ def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkey
     [
         (["--weights.nets", "0"], "weights.nets: 0 is not accepted; use 1 or more"),
         (["--weights.test-nets", "0"], "weights.test_nets: 0 is not accepted"),
-        (["--outer.net-norm", "-1"], "outer.net_norm: -1.0 is not accepted"),
+        (["--outer.learning-rate", "-1"], "outer.learning_rate: -1.0 is not accepted"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, arguments, message):

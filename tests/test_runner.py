@@ -13,7 +13,9 @@ import pytest
 
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
-from experiments.runner import RunError, Stopped, claimed, locked, run_as_script, train
+from experiments.command_line import run_as_script
+from experiments.training import RunError, Stopped, train
+from experiments.workdir import claimed, locked
 
 
 def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9):
@@ -105,7 +107,7 @@ def test_a_run_in_another_thread_has_no_handlers_and_goes_on(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from experiments.runner import locked
+from experiments.workdir import locked
 
 with locked(Path(sys.argv[1])):
     print("held", flush=True)

@@ -15,8 +15,10 @@ from dd_jax.base import Network
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.figures import draw_images
 from dd_jax.outer import OuterRecipe
-from experiments import distil, evaluate, fixed_init, results, seeds
-from experiments.problem import Weights, dataset_from, nets_of, path_from, streams
+from experiments import distil, evaluate, fixed_init, record, results, seeds
+from experiments.nets import nets_of
+from experiments.settings import Weights, dataset_from, path_from
+from experiments.streams import streams
 
 TINY = ("--outer.steps", "4", "--batch-size", "8", "--distilled.epochs", "2", "--validation-fraction", "0.2")
 
@@ -85,7 +87,7 @@ def test_a_picture_that_fails_costs_the_picture(tmp_path, monkeypatch, caplog):
     def fails(*_):
         raise RuntimeError("no such glyph\nin this font")
 
-    monkeypatch.setattr(distil, "draw_images", fails)
+    monkeypatch.setattr(record, "draw_images", fails)
     result = run(write_data(tmp_path / "mine.npz"), tmp_path / "run")
     assert result["test_accuracy"]["after"]["n"] == 1
     assert load_distilled(tmp_path / "run" / "distilled.npz").images.shape == (1, 3, 28, 28, 1)

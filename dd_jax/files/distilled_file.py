@@ -36,13 +36,16 @@ class DistilledFile(NamedTuple):
         return Distilled(images, labels, step_sizes, {name: jnp.asarray(value) for name, value in self.hyper.items()})
 
     def weights_like(self, theta: Params) -> Params:
-        """θ₀ as a pytree like ``theta``.
+        """θ₀ as a pytree like ``theta``, each leaf with the known networks on a leading axis, one or more.
 
         Raises:
           ValueError: names or shapes that are not those of ``theta``.
         """
         named = {name: jnp.asarray(array) for name, array in self.initial_weights.items()}
-        return restructured(named, theta, "distilled data: its initial weights do")
+        shapes = {name: leaf.shape for name, leaf in named_leaves(theta).items()}
+        if all(array.shape == shapes.get(name) for name, array in named.items()):  # of one network, as it is stored
+            named = {name: array[None] for name, array in named.items()}
+        return restructured(named, theta, "distilled data: its initial weights do", many=True)
 
 
 def save_distilled(

@@ -94,18 +94,18 @@ def inner_optimizer(name: str, **hyper: float) -> InnerOptimizer:
       ValueError: an unknown name, a hyper-parameter that it does not take, or one out of range.
     """
     if name not in _MAKERS:
-        raise ValueError(f"inner.optimizer: {name!r} is unknown; use one of {', '.join(_MAKERS)}")
+        raise ValueError(f"optimizer: {name!r} is unknown; use one of {', '.join(_MAKERS)}")
     takes = list(inspect.signature(_MAKERS[name]).parameters)
     for given, value in hyper.items():
         if given not in takes:
-            raise ValueError(f"inner.{given}: {value} has no effect with the optimizer {name!r}; it takes {takes}")
+            raise ValueError(f"{given}: {value} has no effect with the optimizer {name!r}; it takes {takes}")
         least, below = {"weight_decay": (0, np.inf), "eps": (0, np.inf)}.get(given, (0, 1))
         if given == "eps_root":
             least, below = np.nextafter(0, 1), np.inf
         if not least <= value < below:
             wanted = {"eps_root": "a positive number: √v has no derivative at 0"}.get(given)
             wanted = wanted or ("0 or more" if below == np.inf else "at least 0 and below 1")
-            raise ValueError(f"inner.{given}: {value} is not accepted; use {wanted}")
+            raise ValueError(f"{given}: {value} is not accepted; use {wanted}")
     values = {name: HYPER[name] for name in takes} | hyper
     if name == "plain" and not values["weight_decay"]:
         return GRADIENT_DESCENT
@@ -129,10 +129,8 @@ def check_differentiable(optimizer: InnerOptimizer) -> None:
         try:
             slopes = np.asarray(jax.jacrev(moved)(gradient))
         except Exception as error:  # whatever JAX raises for what it cannot differentiate
-            raise ValueError(f"inner.optimizer: it cannot be differentiated ({str(error).splitlines()[0]})") from error
+            raise ValueError(f"optimizer: it cannot be differentiated ({str(error).splitlines()[0]})") from error
     if not np.isfinite(slopes).all():
-        raise ValueError(
-            "inner.optimizer: its derivative at a gradient of 0 is not finite; Adam's is with eps_root > 0"
-        )
+        raise ValueError("optimizer: its derivative at a gradient of 0 is not finite; Adam's is with eps_root > 0")
     if not slopes.any():
-        raise ValueError("inner.optimizer: its derivative is 0 everywhere, as a sign's is; use another")
+        raise ValueError("optimizer: its derivative is 0 everywhere, as a sign's is; use another")

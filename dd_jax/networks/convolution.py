@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax import backend
 from dd_jax.networks.pooling import Padding, max_pool, pads_of
 from dd_jax.networks.surrogates import Surrogates
 
@@ -36,7 +37,7 @@ _BLOCK_OUTPUTS = 96  # of a banded product: more, and most of the band is zeros
 
 def default_method() -> Method:
     """``matmul`` on a CPU, ``lax`` elsewhere."""
-    return "matmul" if jax.default_backend() == "cpu" else "lax"
+    return backend.convolution_method()
 
 
 def convolution(

@@ -131,10 +131,10 @@ def bank_sampler(bank: Bank, count: int, seed: int, jitter: float = 0.0) -> Call
     """
     size = len(bank.accuracy)
     if not 1 <= count <= size:
-        raise ValueError(f"weights.nets: {count} is not accepted; use 1 … {size}, the networks of the bank")
+        raise ValueError(f"count: {count} is not accepted; use 1 … {size}, the networks of the bank")
 
     if not 0 <= jitter < math.inf:
-        raise ValueError(f"weights.jitter: {jitter} is not accepted; use 0 or more")
+        raise ValueError(f"jitter: {jitter} is not accepted; use 0 or more")
 
     def draw(step: int) -> Params:
         rng = np.random.default_rng([seed, step])

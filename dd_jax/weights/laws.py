@@ -61,11 +61,11 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
         another name than flax's convolutions and attention have: which are inputs and outputs is not known there.
     """
     if law not in LAWS:
-        raise ValueError(f"weights.law: {law!r} is unknown; use one of {', '.join(LAWS)}")
+        raise ValueError(f"law: {law!r} is unknown; use one of {', '.join(LAWS)}")
     if not (math.isfinite(gain) and gain > 0):
-        raise ValueError(f"weights.gain: {gain} is not positive")
+        raise ValueError(f"gain: {gain} is not positive")
     if law in ("default", "zero") and gain != 1:
-        raise ValueError(f"weights.gain: {gain} has no meaning for the law {law!r}; leave it at 1")
+        raise ValueError(f"gain: {gain} has no meaning for the law {law!r}; leave it at 1")
     if law == "default":
         return network.init
     kernel = _KERNELS[law](gain)
@@ -126,6 +126,6 @@ def _as_drawn(path: list[str], shape: tuple[int, ...], law: str) -> tuple[int, .
 
 def _unknown(path: list[str], shape: tuple[int, ...], law: str) -> ValueError:
     return ValueError(
-        f"weights.law: {law!r} is not accepted for {'/'.join(path)} of shape {shape}, whose inputs and outputs are not "
+        f"law: {law!r} is not accepted for {'/'.join(path)} of shape {shape}, whose inputs and outputs are not "
         "known; use 'default', or kernels [in, out] or [H, W, in, out]"
     )

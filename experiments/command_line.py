@@ -1,0 +1,121 @@
+"""The command line's manners: presets, options, help, errors in one line."""
+
+import contextlib
+import errno
+import io
+import itertools
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import joblib
+import tyro
+
+from dd_jax.checks import positive, require  # noqa: F401, for the experiments
+from dd_jax.data.readers import is_path
+from dd_jax.files.atomic import first_line
+
+from .say import say
+from .training import RunError, Stopped
+
+COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
+
+
+Config = TypeVar("Config")
+
+
+def command_line(presets: Mapping[str, Config], default: str, description: str, argv: list[str]) -> tuple[str, Config]:
+    """Parses ``[PRESET] [--option value …]`` over frozen dataclasses.
+
+    Returns:
+      The name of the run and its configuration with the options applied. The name is the preset's, or the data set's
+      where that is not the preset's.
+
+    Raises:
+      ValueError: an unknown preset or option, or a value of the wrong type.
+      SystemExit: after ``--help``.
+    """
+    given = bool(argv) and not argv[0].startswith("-")
+    preset, options = (argv[0], argv[1:]) if given else (default, argv)
+    if preset not in presets:
+        raise ValueError(f"preset: {preset!r} is unknown; use one of {', '.join(presets)}")
+    text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
+    config = parse(presets[preset], text, preset if given else "[PRESET]", options)
+    dataset = _dataset(config)
+    if dataset == _dataset(presets[preset]):
+        return preset, config
+    return Path(dataset).stem if is_path(dataset) else dataset.replace("/", "_"), config
+
+
+def _dataset(config: Any) -> str:
+    return getattr(getattr(config, "base", config), "dataset", "")
+
+
+def parse(default: Config, description: str, first: str, options: list[str]) -> Config:
+    """Parses ``[--option value …]`` over a frozen dataclass; ``first`` is the argument before them, for the help text.
+
+    Raises:
+      ValueError: an unknown option, or a value of the wrong type.
+      SystemExit: after ``--help``.
+    """
+    prog = f"{COMMAND}{Path(sys.argv[0]).stem} {first}".rstrip()
+    description = description.replace("python -m experiments.", COMMAND)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(type(default), default=default, args=options, description=description, prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_first_paragraph(complaint.getvalue())}; --help lists what is accepted") from None
+
+
+def _first_paragraph(box: str) -> str:
+    """The message in a box that tyro draws: what stands between its title and the next rule, as one line."""
+    lines = [line.strip(" │╭╮╰╯─-.") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    words = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines[1:]))
+    return " ".join(words)
+
+
+def use_every_core() -> None:
+    """Makes each core of a CPU a device, for networks to be dealt out over; before anything else of JAX."""
+    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())
+
+
+def run_as_script(main: Callable[[list[str]], None]) -> None:
+    """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax prints tracebacks of what it raises, too
+    try:
+        main(sys.argv[1:])
+    except Stopped as stop:
+        say(str(stop))
+        sys.exit(128 + stop.number)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the last checkpoint")
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGINT)  # where Python ends in its usual way, XLA crashes if it is compiling
+    except BrokenPipeError:  # the reader of the output, such as head, has enough of it
+        os._exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if _disk_is_full(error):
+            sys.exit(f"error: the disk is full ({first_line(error)}); free some space there, and run the command again")
+        if isinstance(error, ValueError | RunError | OSError):
+            sys.exit(f"error: {error}")
+        raise
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says so; orbax and tensorstore have kinds of their own."""
+    return error is not None and (
+        (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+        or os.strerror(errno.ENOSPC) in str(error)
+        or _disk_is_full(error.__cause__ or error.__context__)
+    )

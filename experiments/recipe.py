@@ -1,0 +1,98 @@
+"""Settings of a distillation, and what they name."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dd_jax.base import Criterion
+from dd_jax.data.augment import crop_and_flip, shift
+from dd_jax.imports import imported
+from dd_jax.inner.modes import Mode
+from dd_jax.objectives import cross_entropy
+from dd_jax.outer import OuterRecipe
+
+from .distilled import DistilledSetting
+from .inner import Inner
+from .reported import REPORTED
+from .settings import Setting, jsonable
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Setting):
+    """Settings of a run. Two runs with the same settings on the same kind of machine give the same images."""
+
+    distilled: DistilledSetting = dataclasses.field(default_factory=DistilledSetting)
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
+    batch_size: int = 1024
+    """Real examples per outer step, B."""
+    switch_width: float = 0.6
+    """Smooth the second derivative of ReLU and max-pooling over so many standard deviations; 0: plain autodiff."""
+    augment: bool = False
+    """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
+    shift: int = 0
+    """Move the real examples at random by up to so many pixels either way, against overfitting a small set."""
+    objective: str | None = None
+    """The import path of a criterion on the real examples, package.module:function, which takes logits and labels,
+    [B, C] each, and returns [B]; cross-entropy if not given."""
+    mode: Mode = "forward_over_reverse"
+    """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.inner.modes.Mode)."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints."""
+    workdir: Path | None = None
+    """Where the run lives; runs/EXPERIMENT/PRESET if not given."""
+    plan: bool = False
+    """Only say how much memory an outer step needs, without running any."""
+
+
+def authors_recipe(config: Config, batches: int, step_size: float) -> Config:
+    """The recipe of the paper's code: 400 epochs of ``batches`` batches of 1,024, the rate halved every 40 of them."""
+    return dataclasses.replace(
+        config,
+        distilled=dataclasses.replace(config.distilled, epochs=3, noise=1.0, step_size=step_size),
+        outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, perturbations=1),
+        batch_size=1024,
+        switch_width=0.0,
+    )
+
+
+_NOT_OF_THE_RESULT = ("workdir", "checkpoint_seconds", "plan")  # settings that do not change it
+
+
+def settings_of(config: Config, workdir: Path) -> dict[str, Any]:
+    """The settings that decide a run's result, as result.json in its folder holds them."""
+    return {k: v for k, v in jsonable(config, workdir).items() if k not in _NOT_OF_THE_RESULT}
+
+
+def workdir_of(experiment: str, preset: str, config: Config) -> Path:
+    """The folder of a run."""
+    return config.workdir or Path("runs") / experiment / preset
+
+
+def reported(experiment: str, config: Config) -> dict[str, float]:
+    """The paper's figures for this experiment, data set and shape of distilled data; empty where it has none."""
+    shape = config.distilled
+    return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
+
+
+def criterion_of(path: str | None) -> Criterion:
+    """The criterion of an import path; cross-entropy where there is none.
+
+    Raises:
+      ValueError: a path that does not lead to a function.
+    """
+    return cross_entropy if path is None else imported("objective", path)
+
+
+def augmentation_of(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Of real examples."""
+
+    def augment(key, images):
+        if config.shift:
+            images, key = shift(key, images, config.shift), jax.random.fold_in(key, 1)
+        return crop_and_flip(key, images) if config.augment else images
+
+    return augment

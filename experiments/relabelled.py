@@ -1,0 +1,36 @@
+"""What is relabelled in an attack, and what it changes."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from dd_jax.base import Criterion, Loss, Network
+from dd_jax.data.dataset import Split
+from dd_jax.objectives import classification_loss, relabelled
+
+from .scoring import relabelled_split
+
+
+class Relabelled(NamedTuple):
+    """What is relabelled, if anything is (paper, section 3.6)."""
+
+    relabel: dict[int, int]
+    weight: float  # of an example of a relabelled class, in the objective
+
+    def settings(self) -> dict[str, Any]:
+        """As result.json holds them."""
+        if not self.relabel:
+            return {}
+        return {"relabel": {str(k): target for k, target in self.relabel.items()}, "attacked_weight": self.weight}
+
+    def objective(self, network: Network, classes: int, criterion: Criterion) -> Loss:
+        """ℓ_{K→T} on the real batch, its examples weighted; ℓ where nothing is relabelled."""
+        if not self.relabel:
+            return classification_loss(network.apply, criterion)
+        relabelled_criterion = relabelled(self.relabel, classes, criterion)
+        times = jnp.ones((1, classes)).at[0, jnp.array(list(self.relabel))].set(self.weight)
+        return classification_loss(network.apply, lambda logits, labels: relabelled_criterion(logits, times * labels))
+
+    def split(self, split: Split, classes: int) -> Split:
+        """Under the labels by which accuracy counts."""
+        return relabelled_split(split, self.relabel, classes) if self.relabel else split

@@ -1,0 +1,10 @@
+"""What the user is told at once."""
+
+import sys
+
+from dd_jax.checks import positive, require  # noqa: F401, for the experiments
+
+
+def say(what: str) -> None:
+    """Tells the user at once what is being done, apart from the results."""
+    print(what, file=sys.stderr, flush=True)

@@ -1,0 +1,81 @@
+"""How held-out networks score on real data, and what of it is told."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+from dd_jax.base import Distilled, Network
+from dd_jax.data.dataset import Dataset, Split
+from dd_jax.evaluation import Inner, Training, evaluate, evaluate_nets, steps_of
+from dd_jax.objectives import classification_loss, relabelling
+from dd_jax.parallel import sharded
+
+from .nets import HeldOut
+
+
+def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
+    """The same images under the labels they are to be given."""
+    return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
+
+
+def relabelled_data(distilled: Distilled, relabel: Mapping[int, int]) -> Distilled:
+    """The same images and step sizes under the labels they are to be given."""
+    classes = distilled.labels.shape[-1]
+    return distilled._replace(labels=distilled.labels @ jnp.eye(classes)[relabelling(relabel, classes)])
+
+
+def scorer(
+    dataset: Dataset,
+    network: Network,
+    training: Training | None = None,
+    at: Sequence[int] | None = None,
+    measure: Callable[..., Any] = evaluate,
+    inner: Inner | None = None,
+) -> Callable[[Distilled, HeldOut, Split], Any]:
+    """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
+
+    The networks are dealt out over the devices.
+
+    Args:
+      dataset: gives the normalisation and the classes.
+      network: their kind.
+      training: how; as the data were made for if not given.
+      at: numbers of steps to score after; 0 and the last if not given.
+      measure: :func:`dd_jax.evaluation.evaluate` or :func:`dd_jax.evaluation.confusion`.
+      inner: the loop that the data were made with; the paper's if not given.
+    """
+    classes, training = len(dataset.class_names), training or Training()
+    loss = classification_loss(network.apply)
+
+    @functools.partial(jax.jit, static_argnames="draw")
+    def scores(distilled, keys, thetas, split, draw):
+        def of_share(keys, thetas, distilled, split):
+            def of(theta):
+                return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
+
+            steps = at or (0, steps_of(training, distilled))
+            return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps, inner)
+
+        specs = (P("networks"), P("networks"), P(), P())
+        return sharded(of_share, len(keys), *specs)(keys, thetas, distilled, split)
+
+    def score(distilled, held_out, split):
+        keys, nets = held_out
+        distilled = jax.device_get(distilled)  # a checkpoint's are tied to one device
+        return (
+            scores(distilled, keys, None, split, nets) if callable(nets) else scores(distilled, keys, nets, split, None)
+        )
+
+    return score
+
+
+def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:
+    """Mean, standard deviation and count over networks; of a single one the deviation is 0."""
+    values = np.asarray(accuracy, np.float64)
+    return {"mean": float(values.mean()), "std": float(values.std(ddof=min(1, values.size - 1))), "n": values.size}

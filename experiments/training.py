@@ -1,0 +1,180 @@
+"""The resumable loop of outer steps: checkpoints, metrics, signals."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import tqdm
+
+from dd_jax.checks import positive, require  # noqa: F401, for the experiments
+from dd_jax.files.atomic import write_atomically
+from dd_jax.files.checkpoint import checkpoints
+from dd_jax.outer import OuterInfo
+
+State = TypeVar("State")
+
+
+class RunError(Exception):
+    """A run that cannot go on, with one line for the user."""
+
+
+class Stopped(Exception):
+    """A run that was asked to stop and has saved its state, with one line for the user."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number  # of the signal
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[], int]]:
+    """While open, the first interrupt or termination (a preempted machine's) is noted; a second acts as usual.
+
+    Yields:
+      What gives its number, or 0. Outside the main thread, where there can be no handlers, it is always 0.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    seen = [0]
+
+    def note(number, frame):
+        seen[0] = number
+        restore()
+
+    def restore():
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: seen[0]
+    finally:
+        restore()
+
+
+def memory_needed(compiled: jax.stages.Compiled, mode: str) -> str:
+    """A line on the memory of a compiled outer step, by XLA's own analysis."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return "this backend does not say how much memory an outer step needs"
+    held, within = analysis.argument_size_in_bytes / 1e6, analysis.temp_size_in_bytes / 1e6
+    return f"memory: {held:.1f} MB of data and state, {within:.1f} MB more within an outer step (mode {mode})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The end of a run: its last state, its metrics by line, and the seconds it took over all resumptions."""
+
+    state: Any
+    metrics: list[dict[str, float]]
+    seconds: float
+
+
+def train(
+    workdir: Path,
+    state: State,
+    update: Callable[[State, int], tuple[State, OuterInfo]],
+    *,
+    steps: int,
+    validate: Callable[[State], Mapping[str, float]],
+    validate_every: int,
+    checkpoint_seconds: float,
+    remedy: str,
+) -> Trained:
+    """Runs outer steps up to ``steps``, from the newest checkpoint in ``workdir`` if there is one.
+
+    Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/``. The metrics of a step are
+    fetched only after the next is dispatched, so the device does not wait for Python.
+
+    Args:
+      workdir: a claimed folder.
+      state: the initial state, any pytree of arrays.
+      update: ``(state, step) -> (state, info)`` for steps 1, 2, …; jitted, may donate.
+      steps: outer steps in all.
+      validate: ``state -> metrics``; does not change the state.
+      validate_every: outer steps between two validations.
+      checkpoint_seconds: least time between two checkpoints.
+      remedy: what to change when the loss is not finite.
+
+    Raises:
+      RunError: the loss or the meta-gradient was not finite; the last good state is saved.
+      Stopped: a signal asked to stop; the last state is saved.
+      ValueError, OSError: checkpoints that cannot be used (see :meth:`dd_jax.files.checkpoint.Checkpoints.restore`).
+    """
+    metrics_path = workdir / "metrics.jsonl"
+    with checkpoints(workdir / "checkpoints") as saved:
+        start, state, facts = saved.restore(state) or (0, state, {})
+        metrics = [line for line in read_lines(metrics_path) if line["step"] <= start]
+        write_atomically(metrics_path, "".join(json.dumps(line) + "\n" for line in metrics))
+        done = facts.get("seconds", metrics[-1]["seconds"] if metrics else 0.0)
+        began = time.monotonic() - done
+        if start:
+            print(f"resuming at step {start} of {steps}", flush=True)
+        last_save = time.monotonic()
+
+        def save(step: int, state: State) -> None:
+            saved.save(step, state, {"seconds": round(time.monotonic() - began, 3)})
+
+        bar = tqdm.tqdm(
+            total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps, dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 60.0,
+        )  # fmt: skip
+        with metrics_path.open("a") as file, bar, signals() as signalled:
+
+            def record(step: int, values: Mapping[str, float]) -> None:
+                metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
+                print(json.dumps(metrics[-1]), file=file, flush=True)
+
+            def settle(step: int, info: OuterInfo) -> None:
+                """Records a dispatched step once its numbers are there; a refused one ends the run."""
+                loss, norm, finite = (x.item() for x in jax.device_get(info))
+                if not finite:
+                    save(step - 1, state)
+                    raise RunError(
+                        f"step {step}: the loss is {loss} and the meta-gradient's norm {norm}; {remedy}. "
+                        f"The state after step {step - 1} is saved in {workdir / 'checkpoints'}"
+                    )
+                record(step, {"loss": loss, "gradient_norm": norm})
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+
+            pending = None
+            for step in range(start + 1, steps + 1):
+                state, info = update(state, step)
+                if pending is not None:
+                    settle(*pending)
+                pending = (step, info)
+                validating = step % validate_every == 0 or step == steps
+                stopping = signalled()
+                saving = stopping or step == steps or time.monotonic() - last_save > checkpoint_seconds
+                if validating or saving:
+                    settle(*pending)
+                    pending = None
+                if validating:
+                    record(step, validate(state))
+                if saving:
+                    save(step, state)
+                    last_save = time.monotonic()
+                if stopping:
+                    raise Stopped(
+                        f"stopped after step {step} of {steps}; the same command goes on from there", stopping
+                    )
+    return Trained(state, metrics, time.monotonic() - began)
+
+
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a JSON-lines file; one cut short by a crash is dropped."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines

@@ -1,0 +1,127 @@
+"""Work folders: claimed by one run at a time, and never written over."""
+
+import contextlib
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
+
+import dd_jax
+from dd_jax.checks import positive, require  # noqa: F401, for the experiments
+from dd_jax.files.atomic import first_line, write_atomically, write_json
+from dd_jax.files.figures import to_png
+
+from .say import say
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """Makes the folder of a run, or checks that it holds a run of the very same settings, and locks it meanwhile.
+
+    Yields:
+      The content of result.json where the run is finished, else None.
+
+    Raises:
+      ValueError: the folder cannot be written, belongs to other settings, is in use, or holds something else.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "config.json").exists() and any(not p.name.startswith(".") for p in workdir.iterdir()):
+            raise ValueError(f"workdir: {workdir} is not empty and holds no run; choose another folder")
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+    with locked(workdir):
+        _check_settings(workdir, json.loads(json.dumps(settings)))
+        if not is_finished(workdir):
+            yield None
+            return
+        path = workdir / "result.json"
+        try:
+            result = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"workdir: {path} is damaged ({error}); move it away to have it written anew") from error
+        say(f"{workdir} holds this run, finished")
+        yield result
+
+
+def is_finished(workdir: Path) -> bool:
+    """Whether a work folder holds a result, of whatever settings."""
+    return (workdir / "result.json").is_file()
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out of a work folder.
+
+    Raises:
+      ValueError: one is in it, or the folder cannot be written.
+    """
+    try:
+        held = FileLock(workdir / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"workdir: {workdir} is in use by another run; wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+    with held:
+        yield
+
+
+def _unusable(workdir: Path, error: OSError) -> ValueError:
+    return ValueError(f"workdir: {workdir} cannot be written ({error.strerror}); choose another folder")
+
+
+def _check_settings(workdir: Path, settings: Any) -> None:
+    """Writes config.json, or checks that it says the same; see :func:`claimed`."""
+    path = workdir / "config.json"
+    try:
+        held = json.loads(path.read_text()) if path.exists() else settings
+        if differences := _differences(held, settings):
+            raise ValueError(
+                f"workdir: {workdir} holds a run with other settings ({'; '.join(differences)}); "
+                "choose another --workdir, or run it with its own settings"
+            )
+        if not is_finished(workdir):
+            write_json(path, settings)  # also on resuming: what cannot be written to is better known now
+    except OSError as error:
+        raise _unusable(workdir, error) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"workdir: {path} is damaged ({error}); choose another folder") from error
+
+
+def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        keys = [*held, *(key for key in wanted if key not in held)]
+        return [d for key in keys for d in _differences(held.get(key), wanted.get(key), f"{prefix}.{key}".lstrip("."))]
+    return [] if held == wanted else [f"{prefix} is {held} there and {wanted} here"]
+
+
+@contextlib.contextmanager
+def told_if_it_fails(path: Path) -> Iterator[None]:
+    """For a picture or page of a result that is written already: what goes wrong is told, and the run goes on."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger(__name__).warning("%s was not written (%s)", path, first_line(error))
+
+
+def draw_missing(path: Path, figure: Callable[[], Figure]) -> None:
+    """Draws a picture of a result that is written already, unless it is there; see :func:`told_if_it_fails`."""
+    if not path.exists():
+        with told_if_it_fails(path):
+            write_atomically(path, to_png(figure()))
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: versions and hardware."""
+    return {
+        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
+    }
