@@ -1,7 +1,7 @@
 """Domain adaptation: images that carry networks trained on one data set to another (paper, section 4.2, table 2).
 
 The paper reports 95.4 ± 1.8 % from MNIST to USPS and 92.7 ± 1.4 % from USPS to MNIST over 200 held-out networks, with
-100 images and 30 gradient steps. What this code measured is in README.md.
+100 images and 30 gradient steps. What this code measured is in docs/results.md.
 
     python -m experiments.pretrain mnist_short
     python -m experiments.pretrain usps_short

@@ -5,7 +5,7 @@
 
 The objective is ℓ_{K→T}: real examples of class K count as class T, and so do the distilled images made for K. After
 one gradient step on the images a trained network is to call K "T" and to stay right about the other classes. The paper
-shows its results as figures only; what this code measured is in README.md. Writes what ``experiments.fixed_init``
+shows its results as figures only. What this code measured is in docs/results.md. Writes what ``experiments.fixed_init``
 writes, with accuracies by the modified labels. Its attack.json has the share of K that became T, the accuracy on the
 other classes together and on each, before and after the step, beside real images under the same relabelling, each set
 with the step size that is best by the modified labels on validation data; attack.png shows both by step size.
