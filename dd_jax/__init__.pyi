@@ -12,24 +12,41 @@ from .base import (
 )
 from .distilled import noise
 from .estimates import meta_gradient, outer_objective, over_networks, perturbed
-from .evaluation import Training, evaluate, evaluate_nets, train_and_score
+from .evaluation import Loop, Training, evaluate, evaluate_nets, train_and_score
 from .inner.loop import trainer, unroll
 from .inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
 from .inner.schedule import Window, class_subsets, cycle, minibatches, random_start, shuffled
 from .networks import from_flax, make_network
 from .objectives import classification_loss, cross_entropy, relabelled
 from .outer import OuterRecipe, OuterState, OuterStep, outer_optimizer, outer_step
-from .parametrisations import PIXELS, parametrisation
+from .parametrisations import (
+    FIXED,
+    FREE,
+    PIXELS,
+    POSITIVE,
+    UNIT,
+    Field,
+    parametrisation,
+    per_step,
+    probabilities,
+    shared,
+)
 from .weights.laws import initial_weights
 
 __all__ = [
+    "FIXED",
+    "FREE",
     "GRADIENT_DESCENT",
     "PIXELS",
+    "POSITIVE",
+    "UNIT",
     "Batch",
     "Criterion",
     "Distilled",
     "Estimate",
+    "Field",
     "InnerOptimizer",
+    "Loop",
     "Loss",
     "Network",
     "OuterRecipe",
@@ -59,9 +76,12 @@ __all__ = [
     "outer_step",
     "over_networks",
     "parametrisation",
+    "per_step",
     "perturbed",
+    "probabilities",
     "random_start",
     "relabelled",
+    "shared",
     "shuffled",
     "train_and_score",
     "trainer",

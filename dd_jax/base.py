@@ -10,7 +10,7 @@ contract           form                                                         
 `Distilled`        images, labels, step sizes and hyper-parameters               x̃, ỹ, η̃
 `Train`            ``(key, θ₀, Distilled) -> θ_T``                               equation 2, T times
 `Batch`            real images and labels                                        x, y
-`Estimate`         ``(key, params, θ₀, Batch) -> (value, gradient)``             equations 4–6 and their gradient
+`Estimate`         ``(key, params, θ₀, Batch) -> (value, gradient)``             equations 4, 5 and their gradient
 =================  ============================================================  ==================================
 
 The library takes means over examples, so that chunks, shares of devices and evaluation add up by construction.

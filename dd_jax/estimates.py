@@ -1,4 +1,4 @@
-"""The outer objective and its meta-gradient (paper, equations 4 to 6; Algorithm 1, lines 8–9).
+"""The outer objective and its meta-gradient (paper, equations 4 and 5; Algorithm 1, lines 8–9).
 
 An estimate is a function ``(key, params, theta, batch) -> (value, gradient in params)``. :func:`meta_gradient` makes
 one from a training function; :func:`over_networks` and :func:`perturbed` make another from one.

@@ -113,7 +113,7 @@ _OPTIMIZERS = {
 }
 
 
-class Inner(NamedTuple):
+class Loop(NamedTuple):
     """The loop that the data were made with, but for its derivative."""
 
     optimizer: InnerOptimizer = GRADIENT_DESCENT
@@ -177,7 +177,7 @@ def train_and_score(
     training: Training,
     score: Callable[[Params], Any],
     at: Sequence[int],
-    inner: Inner | None = None,
+    inner: Loop | None = None,
 ) -> Any:
     """Trains one network and scores it after each of ``at`` steps.
 
@@ -215,7 +215,7 @@ def _loop(key, loss, theta, distilled, training, total, inner):
     """The loop of a training, the very one that distillation differentiates."""
     rate, orders = training.learning_rate, {"stored": cycle, "shuffled": shuffled}
     order = orders.get(training.order) or minibatches(training.batch_size or distilled.images.shape[1])
-    how = inner or Inner()
+    how = inner or Loop()
     if training.optimizer == "stored":
         sizes = _repeated(distilled.step_sizes, distilled, total)
         hyper = {name: _repeated(value, distilled, total) for name, value in distilled.hyper.items()}
@@ -245,7 +245,7 @@ def evaluate_nets(
     training: Training,
     score: Callable[[Params], Any],
     at: Sequence[int],
-    inner: Inner | None = None,
+    inner: Loop | None = None,
     *,
     chunk: int | None = None,
 ) -> Any:

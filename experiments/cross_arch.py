@@ -10,6 +10,7 @@ the network that they were learned with alone, ``--training.optimizer`` and ``--
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,11 +47,14 @@ class Config:
 def network_and_options(text: str) -> tuple[str, tuple[str, ...]]:
     """A network's name or import path, and its options.
 
-    >>> network_and_options("convnet:width=32,depth=2"), network_and_options("own.nets:make")
-    (('convnet', ('width=32', 'depth=2')), ('own.nets:make', ()))
+    >>> network_and_options("mlp:hidden=64,32"), network_and_options("convnet:width=32,depth=2")
+    (('mlp', ('hidden=64,32',)), ('convnet', ('width=32', 'depth=2')))
+    >>> network_and_options("own.nets:make")
+    ('own.nets:make', ())
     """
     name, _, last = text.rpartition(":")
-    return (name, tuple(last.split(","))) if name and "=" in last else (text, ())
+    options = tuple(re.split(r",(?=[A-Za-z_]\w*=)", last))  # a value may have commas: hidden=64,64
+    return (name, options) if name and "=" in last else (text, ())
 
 
 def run(path: Path, config: Config) -> dict[str, Any]:

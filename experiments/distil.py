@@ -12,8 +12,7 @@ from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
 from dd_jax.data.batches import batch_drawer
 from dd_jax.estimates import meta_gradient
-from dd_jax.evaluation import Inner as Loop
-from dd_jax.evaluation import Score
+from dd_jax.evaluation import Loop, Score
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import save_distilled
 from dd_jax.inner.loop import trainer

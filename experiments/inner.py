@@ -9,7 +9,7 @@ import numpy as np
 
 from dd_jax.augment import NONE, augmentation
 from dd_jax.checks import require, within
-from dd_jax.evaluation import Inner as Loop
+from dd_jax.evaluation import Loop
 from dd_jax.inner.optimizers import HYPER, InnerOptimizer, inner_optimizer
 from dd_jax.inner.schedule import (
     Order,
@@ -82,10 +82,11 @@ def optimizer_of(inner: Inner) -> InnerOptimizer:
         optimizer = inner_optimizer(inner.optimizer, **given)
     for name in inner.learned:
         require(name in LEARNABLE, "inner.learned", name, f"one of {', '.join(LEARNABLE)}")
+        value = HYPER[name] if getattr(inner, name) is None else getattr(inner, name)
+        require(value > 0, f"inner.{name}", value, "a positive number where it is learned")
         held = optimizer.hyper.get(name)
         takes = ", ".join(optimizer.hyper) or "none at these settings"
         require(held is not None, "inner.learned", name, f"a hyper-parameter of {inner.optimizer}: {takes}")
-        require(bool(held), f"inner.{name}", held, "a positive number where it is learned")
     require(bool(inner.learned) or not inner.per_step, "inner.per_step", inner.per_step, "it with inner.learned")
     return optimizer
 
@@ -107,7 +108,8 @@ def check_inner(inner: Inner, total: int, images: int, classes: int) -> None:
     for name, most in (("minibatch", images), ("classes", classes), ("window", total)):
         value = getattr(inner, name)
         require(value is None or 1 <= value <= most, f"inner.{name}", value, f"1 … {most}")
-    augmentation(inner.augment, strength=inner.augment_strength)
+    with within("inner"):
+        augmentation(inner.augment, strength=inner.augment_strength)
     if inner.augment == NONE:
         _idle(inner, "augment_strength", "without inner.augment")
     if inner.window is None:
@@ -134,7 +136,8 @@ def loop_of(inner: Inner, labels: Any) -> Loop:
     if inner.minibatch is not None:
         order = minibatches(inner.minibatch)
     if inner.classes is not None:
-        order = class_subsets(np.asarray(labels).argmax(-1).ravel().tolist(), inner.classes)
+        with within("inner"):
+            order = class_subsets(np.asarray(labels).argmax(-1).ravel().tolist(), inner.classes)
     augment = None if inner.augment == NONE else augmentation(inner.augment, strength=inner.augment_strength)
     return Loop(optimizer_of(inner), order, augment)
 

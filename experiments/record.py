@@ -12,6 +12,7 @@ from dd_jax.files.figures import draw_curve, draw_images, to_png
 from dd_jax.files.page import html_report
 from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
 
+from .inner import Inner
 from .recipe import Config
 from .settings import dataset_from, path_from
 from .training import read_lines
@@ -40,10 +41,19 @@ def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: D
         "class_names": dataset.class_names,
         "relabel": result["config"].get("relabel", {}),
         "versions": result["versions"],
-        "use": "for t in range(E * S): gradient descent on images[t % S], labels[t % S] with step_sizes[t], "
-        "mean cross-entropy, from initial_weights or, without them, any weights of the initialisation "
-        "(flax layout: kernels [H, W, in, out] and [in, out], NHWC images)",
+        "use": _use(config),
     }
+
+
+def _use(config: Config) -> str:
+    """How to train on the data, in words."""
+    step = "gradient descent on images[t % S], labels[t % S] with step_sizes[t]"
+    if config.inner != Inner(window=config.inner.window, window_start=config.inner.window_start):
+        step = "a step of what 'inner' says (optimizer, order, augmentation), step_sizes[t] times its direction"
+    return (
+        f"for t in range(E * S): {step}, mean cross-entropy, from initial_weights or, without them, any weights of the "
+        "initialisation (flax layout: kernels [H, W, in, out] and [in, out], NHWC images)"
+    )
 
 
 def draw_pictures(workdir: Path, config: Config, result: Mapping[str, Any]) -> None:

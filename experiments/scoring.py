@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from dd_jax.base import Distilled, Network
 from dd_jax.data.dataset import Dataset, Split
-from dd_jax.evaluation import Inner, Training, evaluate, evaluate_nets, steps_of
+from dd_jax.evaluation import Loop, Training, evaluate, evaluate_nets, steps_of
 from dd_jax.objectives import classification_loss, relabelling
 from dd_jax.parallel import sharded
 
@@ -36,7 +36,7 @@ def scorer(
     training: Training | None = None,
     at: Sequence[int] | None = None,
     measure: Callable[..., Any] = evaluate,
-    inner: Inner | None = None,
+    inner: Loop | None = None,
 ) -> Callable[[Distilled, HeldOut, Split], Any]:
     """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
 

@@ -70,6 +70,7 @@ def test_a_run_with_every_piece_is_recorded_and_evaluated_as_it_was_made(quick, 
     assert result["stored_floats"] == 2 * 5 * (784 + 10) + 3 * 8
     assert (file.meta["network"], file.meta["network_options"]) == ("own_dd_jax_module:make", ["width=6"])
     assert file.meta["inner"]["optimizer"] == "momentum"
+    assert "gradient descent" not in file.meta["use"]
     scores = evaluate.run(folder, evaluate.Config(at=(0, 8)))["scores"]
     assert scores[0]["accuracy"] == pytest.approx(result["test_accuracy"]["before"])
     assert 0 <= scores[1]["accuracy"]["mean"] <= 1
@@ -99,11 +100,13 @@ def test_bases_are_counted_in_what_is_stored(quick):
             ["--inner.learned", "eps", "--inner.optimizer", "adam"],
             "inner.learned: eps is not accepted; use one of",
         ),
+        (["--inner.learned", "weight_decay"], "inner.weight_decay: 0.0 is not accepted; use a positive number where"),
+        (["--inner.classes", "3", "--distilled.images", "5"], r"inner.classes: \[1, 0, 1, .* images of each are not"),
         (["--inner.per-step"], "inner.per_step: True is not accepted; use it with inner.learned"),
         (["--inner.minibatch", "11"], "inner.minibatch: 11 is not accepted; use 1 … 10"),
         (["--inner.classes", "11"], "inner.classes: 11 is not accepted; use 1 … 10"),
         (["--inner.classes", "2", "--inner.order", "shuffled"], "inner.classes: it is not accepted with inner.order"),
-        (["--inner.augment", "spin"], "augment: 'spin' is unknown"),
+        (["--inner.augment", "spin"], "inner.augment: 'spin' is unknown"),
         (["--inner.augment-strength", "2"], "inner.augment_strength: 2.0 has no effect without inner.augment"),
         (["--distilled.images", "0"], "distilled.images: 0 is not accepted; use 1 or more"),
         (["--distilled.images", "3", "--distilled.first", "real"], "distilled.images: 3 is not accepted"),

@@ -65,7 +65,7 @@ def initial_weights(network: Network, law: str = "xavier_normal", gain: float = 
     if not (math.isfinite(gain) and gain > 0):
         raise ValueError(f"gain: {gain} is not positive")
     if law in ("default", "zero") and gain != 1:
-        raise ValueError(f"gain: {gain} has no meaning for the law {law!r}; leave it at 1")
+        raise ValueError(f"gain: {gain} has no meaning for the law {law!r}; use 1")
     if law == "default":
         return network.init
     kernel = _KERNELS[law](gain)
