@@ -40,7 +40,6 @@ def initial_data(
 _SAME = (  # settings that a run must share with the one it goes on from, besides the data and the inner loop
     "images",
     "network",
-    "network_options",
     "weights.law",
     "weights.gain",
     "bank",
@@ -73,6 +72,7 @@ def _of_finished_run(
     same = ("dataset" if held.get("data") is None else "data", *_SAME)  # a run may be from before data were known
     compared += [(name, _setting(held, name), _setting(settings, name)) for name in same]
     compared += [("weights.known", *(s["weights"].get("known", 1) for s in (held, settings)))]
+    compared += [("network_options", *(list(s.get("network_options", ())) for s in (held, settings)))]
     compared += [("inner", _loop(held), _loop(settings))]
     for name, there, here in compared:
         if there != here:
@@ -95,4 +95,4 @@ def _setting(settings: Any, name: str) -> Any:
     """A setting by its dotted name; None where it is not there."""
     for part in name.split("."):
         settings = settings.get(part) if isinstance(settings, dict) else None
-    return settings or None  # an older run has no options of its network
+    return settings

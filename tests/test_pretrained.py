@@ -389,7 +389,7 @@ def test_bad_banks_are_refused(tmp_path):
         (["--networks", "0"], "networks: 0 is not accepted"),
         (["--group", "0"], "group: 0 is not accepted"),
         (["--recipe.batch-size", "5000"], "recipe.batch_size: 5000 is not accepted"),
-        (["--law", "cauchy"], "weights.law: 'cauchy' is unknown"),
+        (["--law", "cauchy"], "law: 'cauchy' is unknown"),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             pretrain.main(["digits", *arguments, "--workdir", str(tmp_path / "bank")])

@@ -238,7 +238,7 @@ def test_evaluation_finds_the_data_from_any_folder_and_knows_them(copied, monkey
 
 
 def test_a_file_with_its_own_network_takes_no_number_of_others(finished):
-    with pytest.raises(ValueError, match=r"^nets: 5 is not accepted; .* was made for one network, its own"):
+    with pytest.raises(ValueError, match=r"^nets: 5 is not accepted; .* was made for networks of its own"):
         evaluate.run(finished / "run", evaluate.Config(nets=5))
     result = evaluate.run(finished / "run", evaluate.Config(nets=2, law="xavier_normal"))
     assert result["scores"][0]["accuracy"]["n"] == 2
