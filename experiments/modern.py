@@ -23,8 +23,8 @@ from .settings import Weights
 
 _MNIST = fixed_init.PRESETS["mnist_long"]
 _KNOWN = {
-    "mnist_known_10": dataclasses.replace(_MNIST, distilled=DistilledSetting(labels="learned")),
-    "mnist_known_5": dataclasses.replace(_MNIST, distilled=DistilledSetting(images=5, labels="learned")),
+    "mnist_known_10": dataclasses.replace(_MNIST, distilled=DistilledSetting(labels="unconstrained")),
+    "mnist_known_5": dataclasses.replace(_MNIST, distilled=DistilledSetting(images=5, labels="unconstrained")),
 }
 _CONVNET = Config(
     "mnist",

@@ -77,6 +77,7 @@ def test_a_run_with_every_piece_is_recorded_and_evaluated_as_it_was_made(quick, 
     assert "after the steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bases_are_counted_in_what_is_stored(quick):
     folder = quick(
         "--distilled.pixels", "bases", "--distilled.bases", "4", "--distilled.bases-size", "7",
@@ -149,6 +150,7 @@ def test_data_are_scored_on_other_networks_as_a_table(quick, own_module, capsys)
         cross_arch.main([])
 
 
+@pytest.mark.slow
 def test_several_known_networks_are_trained_together_and_evaluated_each(quick):
     folder = quick("--weights.known", "3")
     result = json.loads((folder / "result.json").read_text())

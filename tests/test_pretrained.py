@@ -264,6 +264,7 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_a_fixed_bank_is_its_first_network(bank, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(baselines, "run", lambda preset, config, **_: asked.append(config))
@@ -311,6 +312,7 @@ def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path
     ) in written
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, monkeypatch, capsys):
     evaluate.main([str(attacked)])
     printed = capsys.readouterr().out

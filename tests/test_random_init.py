@@ -250,6 +250,7 @@ def test_baselines_refuse_epochs_out_of_order(epochs):
         baselines.check(baselines.Config(epochs=epochs))
 
 
+@pytest.mark.slow
 def test_the_images_of_an_ablation_s_base_are_applied_for_fewer_and_more_epochs(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(ablations.VALUES, "test_epochs", (1, 3))
     arguments = [

@@ -22,7 +22,7 @@ def test_values_and_first_derivatives_are_unchanged():
 @pytest.mark.parametrize(
     ("name", "shape", "options", "first"),
     [
-        ("lenet", (28, 28, 1), {}, "Conv_0"),
+        pytest.param("lenet", (28, 28, 1), {}, "Conv_0", marks=pytest.mark.slow),
         ("convnet", (6, 6, 3), {"width": 4, "depth": 1}, "Conv_0"),
         ("mlp", (3, 3, 2), {"hidden": (9, 8)}, "Dense_0"),
         pytest.param("resnet18", (4, 4, 3), {"width": 2, "groups": 1}, "Conv_0", marks=pytest.mark.slow),

@@ -197,6 +197,7 @@ def test_labels_are_relabelled_once(copied):
         distil.run("attack", "mine", refused)
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_for_each_seed_and_the_spread_told(copied, capsys):
     command = ["--base.dataset", str(copied / "mine.npz"), "--seeds", "2", "--workdir", str(copied / "seeds")]
     command += [option.replace("--", "--base.") for option in TINY]
