@@ -314,7 +314,7 @@ def test_schedules_that_do_not_fit_are_refused(small_problem, how, message):
 
 def test_a_random_loop_needs_a_key(small_problem):
     loss, theta, distilled, _ = problem_of(small_problem)
-    for how in ({"augment": shifted}, {"order": shuffled}):
+    for how in ({"augment": shifted}, {"order": shuffled}, {"window": Window(2, random_start)}):
         with pytest.raises(ValueError, match=r"^key: None is not accepted"):
             unroll(loss, theta, distilled, **how)
 

@@ -156,16 +156,18 @@ def unroll(
         loss, theta, distilled, key=key, optimizer=optimizer, order=order, augment=augment, adjoint_clip=adjoint_clip
     )
     if window is not None:
+        if key is None:
+            raise ValueError("key: None is not accepted with a window; give one, which draws where it starts")
         loop = _from_window(loop, window, key)
     return run(mode, *loop).theta
 
 
-def _from_window(loop: InnerLoop, window: Window, key: jax.Array | None) -> InnerLoop:
+def _from_window(loop: InnerLoop, window: Window, key: jax.Array) -> InnerLoop:
     """The loop from the window's first step to its last; what comes before is made, and not differentiated."""
     total = loop.steps.step_sizes.shape[0]
     if not 1 <= window.length <= total:
         raise ValueError(f"window: {window.length} is not accepted; use 1 … {total}, the steps of the loop")
-    begin = window.start(jax.random.key(0) if key is None else jax.random.fold_in(key, 1), total - window.length)
+    begin = window.start(jax.random.fold_in(key, 1), total - window.length)
     carry, data, steps = jax.lax.stop_gradient((loop.carry, loop.data, loop.steps))
 
     def one(number, carry):
