@@ -16,6 +16,7 @@ from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.figures import draw_images
 from dd_jax.outer import OuterRecipe
 from experiments import distil, evaluate, fixed_init, record, results, seeds
+from experiments.distilled import DistilledSetting
 from experiments.nets import nets_of
 from experiments.settings import Weights, dataset_from, path_from
 from experiments.streams import streams
@@ -178,7 +179,7 @@ def test_labels_are_relabelled_once(copied):
     """{0: 1, 1: 0} swaps two classes; a run that goes on from one with swapped labels keeps them."""
     config = distil.Config(
         str(copied / "mine.npz"),
-        distilled=distil.Distilled(epochs=2),
+        distilled=DistilledSetting(epochs=2),
         outer=OuterRecipe(steps=1, learning_rate=1e-7),
         batch_size=8,
         validation_fraction=0.2,
@@ -188,7 +189,7 @@ def test_labels_are_relabelled_once(copied):
     distil.run("attack", "mine", config, relabel=swap)
     first = load_distilled(copied / "swapped" / "distilled.npz")
     assert first.labels[0].argmax(-1).tolist() == [1, 0, 2]
-    onwards = distil.Distilled(epochs=2, first=copied / "swapped")
+    onwards = DistilledSetting(epochs=2, first=copied / "swapped")
     then = dataclasses.replace(config, distilled=onwards, workdir=copied / "then")
     distil.run("attack", "mine", then, relabel=swap)
     np.testing.assert_array_equal(load_distilled(copied / "then" / "distilled.npz").labels, first.labels)
