@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
 from dd_jax.base import Distilled
 from dd_jax.checks import positive, require
-from dd_jax.data.dataset import Split, normalise
+from dd_jax.data.dataset import Split
+from dd_jax.data.normalisation import normalise
 
 Score = Callable[[Distilled], float]
 """How good a candidate is, higher is better: measured on training or validation data, never on the test split."""
@@ -54,13 +54,12 @@ class Layout:
         return self.steps * self.images_per_class
 
 
-def random_real(key: jax.Array, split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> Distilled:
+def random_real(key: jax.Array, split: Split, layout: Layout) -> Distilled:
     """Random training images, no example twice.
 
     Args:
       key: a JAX random key.
       split: the examples to choose from.
-      mean, std: ``[D]``, the normalisation (see :func:`dd_jax.data.dataset.normalise`).
       layout: the shape of the result.
 
     Returns:
@@ -72,14 +71,12 @@ def random_real(key: jax.Array, split: Split, mean: ArrayLike, std: ArrayLike, l
     labels = _checked_labels(split, layout, layout.of_each_class)
     shuffled = np.asarray(jax.random.permutation(key, len(labels)))
     of_class = [shuffled[labels[shuffled] == c][: layout.of_each_class] for c in range(layout.classes)]
-    return _arranged(normalise(split.images[np.stack(of_class)], mean, std), layout)
+    return _arranged(normalise(split.images[np.stack(of_class)], split.normalisation), layout)
 
 
 def optimized_real(
     key: jax.Array,
     split: Split,
-    mean: ArrayLike,
-    std: ArrayLike,
     layout: Layout,
     score: Score,
     *,
@@ -89,7 +86,7 @@ def optimized_real(
     """The best of many sets of random training images.
 
     Args:
-      key, split, mean, std, layout: as in :func:`random_real`.
+      key, split, layout: as in :func:`random_real`.
       score: called once for each candidate.
       candidates: how many sets are drawn.
       keep: the share of them that is kept, in (0, 1]; 0.2 in the paper.
@@ -104,22 +101,20 @@ def optimized_real(
     require(0 < keep <= 1, "keep", keep, "a share above 0 and up to 1")
 
     def candidate(key):
-        return random_real(key, split, mean, std, layout)
+        return random_real(key, split, layout)
 
     keys = jax.random.split(key, candidates)
     best = _best_first([float(score(candidate(key))) for key in keys])[: max(1, round(keep * candidates))]
     return [candidate(keys[i]) for i in best]  # drawn again, rather than all candidates held in memory
 
 
-def k_means(
-    split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout, *, seed: int = 0, n_init: int = 1
-) -> Distilled:
+def k_means(split: Split, layout: Layout, *, seed: int = 0, n_init: int = 1) -> Distilled:
     """The centres of k-means in each class's normalised images, k = S · images_per_class, spread over the steps.
 
     Lloyd's algorithm on all the examples of the class, from k-means++ (Arthur & Vassilvitskii 2007).
 
     Args:
-      split, mean, std, layout: as in :func:`random_real`.
+      split, layout: as in :func:`random_real`.
       seed: draws the first centres.
       n_init: starts, of which the one with the least inertia is kept.
 
@@ -134,7 +129,7 @@ def k_means(
     labels = _checked_labels(split, layout, layout.of_each_class)
 
     def centres(images):
-        flat = np.asarray(normalise(images, mean, std)).reshape(len(images), -1)
+        flat = np.asarray(normalise(images, split.normalisation)).reshape(len(images), -1)
         k = layout.of_each_class
         fitted = KMeans(k, n_init=n_init, random_state=seed).fit(flat)  # pyright: ignore[reportArgumentType]  "auto" or int
         return fitted.cluster_centers_
@@ -143,11 +138,11 @@ def k_means(
     return _arranged(jnp.asarray(of_class).reshape(*of_class.shape[:2], *split.images.shape[1:]), layout)
 
 
-def average_image(split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout) -> Distilled:
+def average_image(split: Split, layout: Layout) -> Distilled:
     """The mean image of each class, repeated in all its places.
 
     Args:
-      split, mean, std, layout: as in :func:`random_real`.
+      split, layout: as in :func:`random_real`.
 
     Returns:
       As :func:`random_real`.
@@ -158,7 +153,7 @@ def average_image(split: Split, mean: ArrayLike, std: ArrayLike, layout: Layout)
     labels = _checked_labels(split, layout, 1)
     images = np.asarray(split.images)
     means = np.stack([images[labels == c].mean(0, dtype=np.float64) for c in range(layout.classes)])
-    of_class = normalise(jnp.asarray(means), mean, std)
+    of_class = normalise(jnp.asarray(means), split.normalisation)
     return _arranged(jnp.repeat(of_class[:, None], layout.of_each_class, axis=1), layout)
 
 

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from dd_jax import backend
 from dd_jax.base import Augment, Criterion, Distilled, Loss, Params
-from dd_jax.data.dataset import Split, normalise
+from dd_jax.data.dataset import Split
+from dd_jax.data.normalisation import normalise
 from dd_jax.inner.loop import advance, inner_loop
 from dd_jax.inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
 from dd_jax.inner.schedule import Order, cycle, minibatches, shuffled
@@ -35,8 +35,6 @@ def evaluate(
     apply: Callable[[Params, jax.Array], jax.Array],
     theta: Params,
     split: Split,
-    mean: np.ndarray,
-    std: np.ndarray,
     classes: int,
     *,
     criterion: Criterion = cross_entropy,
@@ -47,8 +45,7 @@ def evaluate(
     Args:
       apply: ``(theta, images [B, H, W, D]) -> logits``.
       theta: the weights.
-      split: uint8 images and labels, ``[N]`` of each.
-      mean, std: ``[D]``, the normalisation the network was trained with.
+      split: uint8 images and labels, ``[N]`` of each, with the normalisation that the network was trained with.
       classes: C.
       criterion: ``(logits [B, C], labels [B, C]) -> [B]``.
       chunk: examples in memory at a time.
@@ -58,7 +55,7 @@ def evaluate(
     """
 
     def score(images, labels):
-        logits = apply(theta, normalise(images, mean, std))
+        logits = apply(theta, normalise(images, split.normalisation))
         losses = criterion(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
         correct = jnp.sum(predictions(logits) == labels.astype(jnp.int32))
         return correct, jnp.sum(per_example(losses, len(labels), "criterion"))
@@ -72,8 +69,6 @@ def confusion(
     apply: Callable[[Params, jax.Array], jax.Array],
     theta: Params,
     split: Split,
-    mean: np.ndarray,
-    std: np.ndarray,
     classes: int,
     *,
     chunk: int = 250,
@@ -81,11 +76,11 @@ def confusion(
     """How many examples of each class are taken for which, ``[C, C]`` int32, a row for each true class.
 
     Args:
-      apply, theta, split, mean, std, classes, chunk: as in :func:`evaluate`.
+      apply, theta, split, classes, chunk: as in :func:`evaluate`.
     """
 
     def count(images, labels):
-        guesses = predictions(apply(theta, normalise(images, mean, std)))
+        guesses = predictions(apply(theta, normalise(images, split.normalisation)))
         return jnp.zeros((classes, classes), jnp.int32).at[labels, guesses].add(1)
 
     return _sum_over(split, chunk, count)
@@ -97,11 +92,12 @@ def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]
         raise ValueError(f"chunk: {chunk} is not accepted; use 1 or more")
     size = split.labels.shape[0]
     whole = size - size % chunk
-    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), split)
+    examples = (split.images, split.labels)
+    parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), examples)
     total = jax.tree.map(lambda sums: jnp.sum(sums, axis=0), jax.lax.map(lambda part: f(*part), parts))
     if whole == size:
         return total
-    return jax.tree.map(jnp.add, total, f(*jax.tree.map(lambda a: a[whole:], split)))
+    return jax.tree.map(jnp.add, total, f(*(a[whole:] for a in examples)))
 
 
 OrderName = Literal["stored", "shuffled", "minibatch"]

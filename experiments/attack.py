@@ -189,7 +189,7 @@ def _measure(config: Config, problem: Problem, distilled: Distilled) -> dict[str
     shape = base.distilled
     layout = Layout(len(dataset.class_names), shape.steps, shape.epochs, shape.images_per_class)
     sets = [
-        relabelled_data(random_real(key, dataset.train, dataset.mean, dataset.std, layout), {attacked: target})
+        relabelled_data(random_real(key, dataset.train, layout), {attacked: target})
         for key in jax.random.split(streams(base.seed).real_sets, config.sets)
     ]
 

@@ -24,7 +24,8 @@ from dd_jax import baselines
 from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, best_step_size, with_step_size
 from dd_jax.checks import require
-from dd_jax.data.dataset import Dataset, Split, normalise
+from dd_jax.data.dataset import Dataset, Split
+from dd_jax.data.normalisation import normalise
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.text import percent, percent_reported
 from dd_jax.weights.bank import load_bank
@@ -81,7 +82,7 @@ PRESETS = {
 def _some(split: Split, count: int) -> Split:
     """So many of its examples, or all; at random, since they may be in order of class."""
     some = np.random.default_rng(0).permutation(len(split.labels))[:count]
-    return Split(split.images[some], split.labels[some])
+    return Split(split.images[some], split.labels[some], split.normalisation)
 
 
 # (…, numbers of epochs) -> accuracies [K, len(epochs)] after each of them
@@ -177,7 +178,7 @@ def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
         return np.asarray(scorer_after(epochs)(distilled, held_out, split).accuracy)
 
     def as_it_is(held_out):
-        anything = baselines.average_image(dataset.train, dataset.mean, dataset.std, layout)
+        anything = baselines.average_image(dataset.train, layout)
         return mean_and_std(scorer(dataset, network, at=(0,))(anything, held_out, dataset.test).accuracy[:, 0])
 
     if config.weights.bank is not None:
@@ -197,7 +198,7 @@ def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
 def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score: Scorer):
     """Yields (name, test accuracies, step size and epochs) of each baseline that trains networks."""
     set_keys = jax.random.split(streams(config.seed).real_sets, config.sets + 1)
-    of_training = (dataset.train, dataset.mean, dataset.std, layout)
+    of_training = (dataset.train, layout)
     choosing, scoring = (_some(split, config.scoring_examples) for split in (dataset.validation, dataset.train))
 
     def accuracies(sets: Sequence[Distilled], step_size: float, held_out: HeldOut, split: Split, *epochs: int):
@@ -234,11 +235,11 @@ def _trained(config: Config, dataset: Dataset, layout: Layout, nets: Nets, score
 
 def _neighbours(config: Config, dataset: Dataset, layout: Layout):
     """Yields (name, accuracy, facts) of k nearest neighbours, k and p chosen on validation data."""
-    of_training = (dataset.train, dataset.mean, dataset.std, layout)
+    of_training = (dataset.train, layout)
     keys = jax.random.split(streams(config.seed).neighbours, config.sets)
 
     def accuracy(distilled: Distilled, split: Split, k: int, p: int) -> float:
-        images = normalise(split.images, dataset.mean, dataset.std)
+        images = normalise(split.images, split.normalisation)
         return float(np.mean(baselines.nearest_neighbours(distilled, images, k=k, p=p) == np.asarray(split.labels)))
 
     def tested(name: str, sets: Sequence[Distilled]):

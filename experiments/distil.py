@@ -198,7 +198,7 @@ def _distil(
         **provenance(),
     }
     meta = meta_of(workdir, config, result, dataset)
-    save_distilled(workdir / "distilled.npz", distilled, dataset.mean, dataset.std, meta, _stored(nets.known))
+    save_distilled(workdir / "distilled.npz", distilled, dataset.train.normalisation, meta, _stored(nets.known))
     write_json(workdir / "result.json", result)
     draw_pictures(workdir, config, result)
     return result

@@ -102,8 +102,8 @@ def run(path: Path, config: Config) -> dict[str, Any]:
     held_out, networks = _held_out(path, config, file, network, dataset, seed)
     at = config.at or (0, steps_of(config.training, distilled))
     inner = loop_of(inner_of(meta.get("inner", {})), file.labels)
-    score = scorer(dataset._replace(mean=file.mean, std=file.std), network, config.training, at, inner=inner)
-    split = getattr(dataset, config.split)
+    score = scorer(dataset, network, config.training, at, inner=inner)
+    split = getattr(dataset, config.split)._replace(normalisation=file.normalisation)
     if relabel := {int(attacked): target for attacked, target in meta.get("relabel", {}).items()}:
         split = relabelled_split(split, relabel, len(dataset.class_names))
     say(f"training {count_of(held_out)} on the distilled data")

@@ -17,6 +17,7 @@ from dd_jax.files.distilled_file import load_distilled
 from .inner import inner_of
 from .problem import Problem
 from .recipe import Config
+from .settings import Images
 
 Budget = dict[str, float]  # outer_steps and wall_seconds
 
@@ -32,13 +33,12 @@ def initial_data(
     if isinstance(distil.first, Path):
         return _of_finished_run(distil.first, config, settings, dataset, distilled)
     if distil.first == "real":
-        real = random_real(key, dataset.train, dataset.mean, dataset.std, Layout(classes, **shape))
+        real = random_real(key, dataset.train, Layout(classes, **shape))
         distilled = distilled._replace(images=real.images)
     return distilled, {"outer_steps": 0, "wall_seconds": 0.0}
 
 
 _SAME = (  # settings that a run must share with the one it goes on from, besides the data and the inner loop
-    "images",
     "network",
     "weights.law",
     "weights.gain",
@@ -74,6 +74,7 @@ def _of_finished_run(
     compared += [("weights.known", *(s["weights"].get("known", 1) for s in (held, settings)))]
     compared += [("network_options", *(list(s.get("network_options", ())) for s in (held, settings)))]
     compared += [("inner", _loop(held), _loop(settings))]
+    compared += [("images", *(dataclasses.asdict(Images(**s.get("images", {}))) for s in (held, settings)))]
     for name, there, here in compared:
         if there != here:
             raise ValueError(f"distilled.first: {run} has {name} {there}, and this run {here}; they must be the same")

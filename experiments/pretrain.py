@@ -118,7 +118,8 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         require(getattr(config, name) >= 1, name, getattr(config, name), "1 or more")
     require(config.seed >= 0, "seed", config.seed, "0 or more")
     raw = read_images(config.dataset, config.images)
-    dataset = make_dataset(raw, validation_fraction=config.validation_fraction, seed=config.seed)
+    fraction, zca = config.validation_fraction, config.images.zca
+    dataset = make_dataset(raw, validation_fraction=fraction, seed=config.seed, zca=zca)
     bank = _prepare(config, dataset)
     workdir = config.workdir or Path("runs/pretrain") / preset
     of_every_network = {
@@ -180,7 +181,7 @@ def _prepare(config: Config, dataset: Dataset) -> _Prepared:
     @jax.jit
     def accuracies(thetas, split):
         def of(theta):
-            return evaluate(network.apply, theta, split, dataset.mean, dataset.std, classes).accuracy
+            return evaluate(network.apply, theta, split, classes).accuracy
 
         return jax.lax.map(of, thetas)
 

@@ -40,7 +40,8 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
     raw = read_images(setting.dataset, setting.images)
     data = content_fingerprint(raw)
     _check_split(setting, data)
-    dataset = make_dataset(raw, validation_fraction=setting.validation_fraction, seed=setting.seed)
+    fraction, zca = setting.validation_fraction, setting.images.zca
+    dataset = make_dataset(raw, validation_fraction=fraction, seed=setting.seed, zca=zca)
     classes = len(dataset.class_names)
     network = network_of(setting, dataset.image_shape, classes, switch_width)
     nets = nets_of(setting.weights, network, dataset.image_shape, setting.seed)
@@ -79,11 +80,13 @@ def _identity(data: str, bank: str) -> dict[str, str]:
 
 
 def _check_split(setting: Setting, data: str) -> None:
-    """Refuses a bank whose networks were trained on images that would be held out here for validation."""
+    """Refuses a bank whose networks saw whitened images where these are not, or what is held out for validation."""
     config = None if setting.weights.bank is None else setting.weights.bank / "config.json"
     if config is None or not config.is_file():  # where it is not a bank at all, loading it says so
         return
     held = json.loads(config.read_text())
+    here, there = setting.images.zca, held.get("images", {}).get("zca")
+    require(here == there, "images.zca", here, f"{there}, as the networks of {setting.weights.bank} were trained")
     if held.get("dataset") != setting.dataset and held.get("data") != data:
         return
     for name in ("seed", "validation_fraction"):

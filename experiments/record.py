@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_jax.data.dataset import Dataset
+from dd_jax.data.normalisation import unwhitened
 from dd_jax.files.atomic import write_atomically
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.figures import draw_curve, draw_images, to_png
@@ -62,8 +63,9 @@ def draw_pictures(workdir: Path, config: Config, result: Mapping[str, Any]) -> N
     if images.exists() and page.exists():
         return
     file, pictures = load_distilled(workdir / "distilled.npz"), {}
+    shown = file.distilled._replace(images=unwhitened(file.distilled.images, file.normalisation))
     with told_if_it_fails(images):
-        pictures["Distilled images"] = to_png(draw_images(file.distilled, file.meta["class_names"]))
+        pictures["Distilled images"] = to_png(draw_images(shown, file.meta["class_names"]))
         write_atomically(images, pictures["Distilled images"])
     with told_if_it_fails(page):
         pictures["Training"] = to_png(draw_curve(read_lines(workdir / "metrics.jsonl")))

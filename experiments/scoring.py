@@ -21,7 +21,7 @@ from .nets import HeldOut
 
 def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
     """The same images under the labels they are to be given."""
-    return Split(split.images, jnp.asarray(relabelling(relabel, classes))[split.labels])
+    return split._replace(labels=jnp.asarray(relabelling(relabel, classes))[split.labels])
 
 
 def relabelled_data(distilled: Distilled, relabel: Mapping[int, int]) -> Distilled:
@@ -43,7 +43,7 @@ def scorer(
     The networks are dealt out over the devices.
 
     Args:
-      dataset: gives the normalisation and the classes.
+      dataset: gives the classes.
       network: their kind.
       training: how; as the data were made for if not given.
       at: numbers of steps to score after; 0 and the last if not given.
@@ -57,7 +57,7 @@ def scorer(
     def scores(distilled, keys, thetas, split, draw):
         def of_share(keys, thetas, distilled, split):
             def of(theta):
-                return measure(network.apply, theta, split, dataset.mean, dataset.std, classes)
+                return measure(network.apply, theta, split, classes)
 
             steps = at or (0, steps_of(training, distilled))
             return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps, inner)

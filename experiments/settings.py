@@ -17,6 +17,8 @@ class Images:
     """Resize to this many pixels squared; as they are if not given."""
     channels: int | None = None
     """1 for grey or 3 for colour; as they are if not given."""
+    zca: float | None = None
+    """ZCA-whiten them with this regularisation, 0.1 in most work; not whitened if not given."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from dd_jax.baselines import (
     random_real,
     with_step_size,
 )
-from dd_jax.data.dataset import Split, normalise
+from dd_jax.data.dataset import Split
+from dd_jax.data.normalisation import Normalisation, normalise
 from dd_jax.distilled import noise
 from dd_jax.inner.loop import unroll
 
@@ -30,13 +31,14 @@ RNG = np.random.default_rng(5)
 SHAPE = (4, 3, 2)
 SIZES = (200, 12, 90)
 MEAN, STD = np.float32([0.3, 0.6]), np.float32([0.2, 0.25])
+NORMAL = Normalisation(MEAN, STD)
 LAYOUT = Layout(classes=3, steps=2, epochs=3, images_per_class=4, step_size=0.3)
-FROM_TRAINING = (MEAN, STD, LAYOUT)
+FROM_TRAINING = (LAYOUT,)
 
 
 def some_split():
     labels = RNG.permutation(np.repeat(np.arange(3), SIZES)).astype(np.int32)
-    return Split(jnp.asarray(RNG.integers(0, 256, (len(labels), *SHAPE), dtype=np.uint8)), jnp.asarray(labels))
+    return Split(jnp.asarray(RNG.integers(0, 256, (len(labels), *SHAPE), dtype=np.uint8)), jnp.asarray(labels), NORMAL)
 
 
 SPLIT, OTHER_SPLIT = some_split(), some_split()
@@ -92,7 +94,7 @@ def test_selections_and_step_sizes_train_by_one_compiled_program(small_problem):
 
 def test_random_real_draws_distinct_examples_of_each_class():
     everything = Layout(classes=3, steps=3, epochs=1, images_per_class=4)  # all 12 that class 1 has
-    drawn = pixels(random_real(jax.random.key(0), SPLIT, MEAN, STD, everything))
+    drawn = pixels(random_real(jax.random.key(0), SPLIT, everything))
     assert len(set(drawn)) == len(drawn) == 36
     assert [CLASS_OF[image] for image in drawn] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 3
 
@@ -102,7 +104,7 @@ def test_random_real_is_chosen_evenly_and_by_key_alone():
     chex.assert_trees_all_equal(random_real(jax.random.key(0), SPLIT, *FROM_TRAINING), one)
     assert set(pixels(random_real(jax.random.key(1), SPLIT, *FROM_TRAINING))) != set(pixels(one))
     few = Layout(classes=3, steps=1, epochs=1, images_per_class=2)
-    draws = [pixels(random_real(key, SPLIT, MEAN, STD, few)) for key in jax.random.split(jax.random.key(2), 100)]
+    draws = [pixels(random_real(key, SPLIT, few)) for key in jax.random.split(jax.random.key(2), 100)]
     counts = {image: sum(image in draw for draw in draws) for image in CLASS_OF}
     for image, count in counts.items():
         expected = 100 * 2 / SIZES[CLASS_OF[image]]
@@ -199,9 +201,9 @@ def test_the_average_image_is_the_class_mean_in_every_place():
 
 
 def test_the_average_image_needs_no_more_than_one_example_of_each_class():
-    rare = Split(SPLIT.images[:3], jnp.arange(3))
+    rare = Split(SPLIT.images[:3], jnp.arange(3), NORMAL)
     images = average_image(rare, *FROM_TRAINING).images
-    np.testing.assert_allclose(images[1, ::4], normalise(SPLIT.images[:3], MEAN, STD), atol=1e-5)
+    np.testing.assert_allclose(images[1, ::4], normalise(SPLIT.images[:3], NORMAL), atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -210,7 +212,7 @@ def test_nearest_neighbours_agree_with_a_loop(k, p):
     distilled = random_real(jax.random.key(0), SPLIT, *FROM_TRAINING)
     references = np.asarray(distilled.images, np.float64).reshape(24, *SHAPE)
     classes = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 2
-    images = normalise(OTHER_SPLIT.images, MEAN, STD)
+    images = normalise(OTHER_SPLIT.images, NORMAL)
     predicted, ties = [], 0
     for image in np.asarray(images, np.float64):
         distances = [(np.abs(image - reference) ** p).sum() for reference in references]
@@ -309,19 +311,19 @@ def test_more_images_than_a_class_has_are_refused_before_any_is_drawn(monkeypatc
     much = Layout(classes=3, steps=13, epochs=1, images_per_class=1)
     message = "^images_per_class: 1 in each of 13 steps are 13 of class 1, which has 12; use 12 or fewer"
     with pytest.raises(ValueError, match=message):
-        random_real(jax.random.key(0), SPLIT, MEAN, STD, much)
+        random_real(jax.random.key(0), SPLIT, much)
     with pytest.raises(ValueError, match=message):
-        optimized_real(jax.random.key(0), SPLIT, MEAN, STD, much, never, candidates=3)
+        optimized_real(jax.random.key(0), SPLIT, much, never, candidates=3)
     with pytest.raises(ValueError, match=message):
-        k_means(SPLIT, MEAN, STD, much)
+        k_means(SPLIT, much)
 
 
 @pytest.mark.parametrize("select", [k_means, average_image, lambda *args: random_real(jax.random.key(0), *args)])
 def test_labels_and_classes_that_do_not_match_are_refused(select):
     with pytest.raises(ValueError, match=r"^split: class 3 has no examples"):
-        select(SPLIT, MEAN, STD, Layout(classes=4, steps=1, epochs=1))
+        select(SPLIT, Layout(classes=4, steps=1, epochs=1))
     with pytest.raises(ValueError, match=r"^classes: 2 is not accepted; use 3, as many"):
-        select(SPLIT, MEAN, STD, Layout(classes=2, steps=1, epochs=1))
+        select(SPLIT, Layout(classes=2, steps=1, epochs=1))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +336,7 @@ def test_labels_and_classes_that_do_not_match_are_refused(select):
     ],
 )
 def test_nearest_neighbours_refuse_numbers_out_of_range(settings, message):
-    images = normalise(SPLIT.images, MEAN, STD)
+    images = normalise(SPLIT.images, NORMAL)
     with pytest.raises(ValueError, match=f"^{message}"):
         nearest_neighbours(average_image(SPLIT, *FROM_TRAINING), images, **settings)
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.data.batches import batch_drawer
-from dd_jax.data.dataset import make_dataset, normalise
+from dd_jax.data.dataset import make_dataset
+from dd_jax.data.normalisation import normalise
 from dd_jax.data.readers import RawData, conform
 from dd_jax.evaluation import evaluate
 
@@ -22,6 +23,21 @@ RAW = RawData(IMAGES, LABELS, IMAGES[:8] // 2, LABELS[:8], ("a", "b", "c", "d"))
 
 def rows(split):
     return {image.tobytes() for image in np.asarray(split.images)}
+
+
+def test_zca_is_fitted_to_the_normalised_training_images_and_serves_every_split():
+    plain, white = (make_dataset(RAW, validation_fraction=0.2, seed=3, zca=zca) for zca in (None, 0.5))
+    flat = np.asarray(normalise(plain.train.images, plain.train.normalisation), np.float64)
+    flat = flat.reshape(len(flat), -1)
+    s, vectors = np.linalg.eigh(np.cov(flat, rowvar=False, bias=True))
+    matrix = vectors / np.sqrt(s + 0.5 * s.mean()) @ vectors.T
+    for ours, theirs in zip(white[:3], plain[:3], strict=True):
+        np.testing.assert_array_equal(ours.images, theirs.images)  # pixels stay as they are stored
+        images = np.asarray(normalise(theirs.images, theirs.normalisation), np.float64).reshape(len(theirs.labels), -1)
+        expected = ((images - flat.mean(0)) @ matrix).reshape(theirs.images.shape)
+        np.testing.assert_allclose(normalise(ours.images, ours.normalisation), expected, atol=1e-3)
+    with pytest.raises(ValueError, match=r"^whitening.regularisation: 0 is not accepted; use a positive number"):
+        make_dataset(RAW, zca=0)
 
 
 def test_the_validation_split_is_disjoint_stratified_and_chosen_by_seed():
@@ -45,9 +61,9 @@ def test_a_missing_test_split_is_made_the_same_for_every_seed():
 def test_normalisation_comes_from_the_training_split_alone():
     data = make_dataset(RAW, validation_fraction=0.5)
     train = np.asarray(data.train.images, np.float64) / 255
-    np.testing.assert_allclose(data.mean, train.mean((0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(data.std, train.std((0, 1, 2)), rtol=1e-6)
-    normal = normalise(data.train.images, data.mean, data.std)
+    np.testing.assert_allclose(data.train.normalisation.mean, train.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(data.train.normalisation.std, train.std((0, 1, 2)), rtol=1e-6)
+    normal = normalise(data.train.images, data.train.normalisation)
     assert normal.dtype == jnp.float32
     np.testing.assert_allclose(normal.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(normal.std((0, 1, 2)), 1, rtol=1e-5)
@@ -116,7 +132,9 @@ def test_batches_are_examples_with_their_own_labels_drawn_evenly_by_key():
     assert images.shape == (4096, 6, 6, 3)
     assert labels.shape == (4096, 4)
     known = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
-    pixels = np.round((np.asarray(images) * data.std + data.mean) * 255).astype(np.uint8)
+    pixels = np.round((np.asarray(images) * data.train.normalisation.std + data.train.normalisation.mean) * 255).astype(
+        np.uint8
+    )
     assert all(known[image.tobytes()] == label for image, label in zip(pixels, labels.argmax(-1), strict=True))
     counts = np.unique(pixels.reshape(4096, -1), axis=0, return_counts=True)[1]
     assert len(counts) == len(data.train.labels)
@@ -155,12 +173,12 @@ def test_evaluate_counts_every_example_once_whatever_the_chunk():
     def apply(theta, images):
         return images.reshape(images.shape[0], -1) @ theta
 
-    logits = np.asarray(normalise(data.train.images, data.mean, data.std)).reshape(-1, 108) @ theta
+    logits = np.asarray(normalise(data.train.images, data.train.normalisation)).reshape(-1, 108) @ theta
     logits = logits.astype(np.float64)
     labels = np.asarray(data.train.labels)
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
     for chunk in (1, 10, 1000):
-        score = evaluate(apply, theta, data.train, data.mean, data.std, 4, chunk=chunk)
+        score = evaluate(apply, theta, data.train, 4, chunk=chunk)
         assert float(score.accuracy) == pytest.approx(np.mean(logits.argmax(-1) == labels))
         assert float(score.loss) == pytest.approx(losses.mean(), rel=1e-5)
 
@@ -184,10 +202,11 @@ def test_evaluate_with_two_classes_is_sigmoid_cross_entropy_on_the_difference_of
         return jnp.concatenate([jnp.zeros_like(logit := single(theta, x)), logit], axis=-1)
 
     with pytest.raises(ValueError, match=r"^logits: shape \(\d+, 1\) has a single logit, .* put zeros before it"):
-        evaluate(single, 2.0, data.test, data.mean, data.std, 2)
-    score = evaluate(both, 2.0, data.test, data.mean, data.std, 2)
+        evaluate(single, 2.0, data.test, 2)
+    score = evaluate(both, 2.0, data.test, 2)
     assert float(score.accuracy) == pytest.approx(0.75)
-    low, high = (2 * (level - data.mean[0]) / data.std[0] for level in (0, 1))
+    normalisation = data.train.normalisation
+    low, high = (2 * (level - normalisation.mean[0]) / normalisation.std[0] for level in (0, 1))
     expected = np.mean([np.log1p(np.exp(low)), np.log1p(np.exp(-low)), *[np.log1p(np.exp(-high))] * 2])
     assert float(score.loss) == pytest.approx(expected, rel=1e-5)
 

@@ -8,13 +8,14 @@ import optax
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from dd_jax.data.dataset import Split, normalise
+from dd_jax.data.dataset import Split
+from dd_jax.data.normalisation import Normalisation, normalise
 from dd_jax.evaluation import Score, Training, confusion, evaluate, evaluate_nets, steps_of, train_and_score
 from dd_jax.objectives import classification_loss, cross_entropy, mean_of
 from experiments.streams import streams
 
 RNG = np.random.default_rng(0)
-MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)
+NORMAL = Normalisation(np.array([0.4], np.float32), np.array([0.3], np.float32))
 
 
 @pytest.fixture
@@ -23,7 +24,9 @@ def problem(small_problem):
     network, theta, distilled, _ = small_problem
     plain = network.apply
     network = network._replace(apply=lambda theta, images: plain(theta, images.astype(theta["w1"].dtype)))
-    split = Split(jnp.asarray(RNG.integers(0, 256, (23, 2, 3, 1), np.uint8)), jnp.asarray(RNG.integers(0, 3, 23)))
+    split = Split(
+        jnp.asarray(RNG.integers(0, 256, (23, 2, 3, 1), np.uint8)), jnp.asarray(RNG.integers(0, 3, 23)), NORMAL
+    )
 
     def draw(key):
         leaves, structure = jax.tree.flatten(theta)
@@ -33,13 +36,13 @@ def problem(small_problem):
         )
 
     def score(theta):
-        return evaluate(network.apply, theta, split, MEAN, STD, 3, chunk=5)
+        return evaluate(network.apply, theta, split, 3, chunk=5)
 
     return network, draw, jax.tree.map(jnp.asarray, distilled), split, score
 
 
 def plain_score(network, theta, split):
-    logits = np.asarray(network.apply(theta, normalise(split.images, MEAN, STD)), np.float64)
+    logits = np.asarray(network.apply(theta, normalise(split.images, split.normalisation)), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     labels = np.asarray(split.labels)
     return np.mean(logits.argmax(1) == labels), -np.mean(log_p[np.arange(len(labels)), labels])
@@ -49,7 +52,7 @@ def plain_score(network, theta, split):
 def test_evaluate_is_the_mean_over_every_example_whatever_the_chunk(x64, problem, chunk):
     network, draw, _, split, _ = problem
     theta = draw(jax.random.key(3))
-    score = jax.jit(lambda: evaluate(network.apply, theta, split, MEAN, STD, 3, chunk=chunk))()
+    score = jax.jit(lambda: evaluate(network.apply, theta, split, 3, chunk=chunk))()
     np.testing.assert_allclose(score, plain_score(network, theta, split), rtol=1e-6)  # images are float32
 
 
@@ -57,8 +60,8 @@ def test_evaluate_is_the_mean_over_every_example_whatever_the_chunk(x64, problem
 def test_confusion_is_scikit_learn_s(problem, chunk):
     network, draw, _, split, _ = problem
     theta = draw(jax.random.key(3))
-    matrix = jax.jit(lambda: confusion(network.apply, theta, split, MEAN, STD, 3, chunk=chunk))()
-    guesses = network.apply(theta, normalise(split.images, MEAN, STD)).argmax(1)
+    matrix = jax.jit(lambda: confusion(network.apply, theta, split, 3, chunk=chunk))()
+    guesses = network.apply(theta, normalise(split.images, split.normalisation)).argmax(1)
     np.testing.assert_array_equal(matrix, confusion_matrix(split.labels, guesses))
     assert (np.asarray(matrix) != np.asarray(matrix).T).any()
 
@@ -225,8 +228,8 @@ def test_any_criterion_is_averaged_over_examples(problem, chunk):
     def weighted(logits, labels):
         return (labels @ weights) * cross_entropy(logits, labels)
 
-    loss = evaluate(network.apply, theta, split, MEAN, STD, 3, criterion=weighted, chunk=chunk).loss
-    logits = network.apply(theta, normalise(split.images, MEAN, STD))
+    loss = evaluate(network.apply, theta, split, 3, criterion=weighted, chunk=chunk).loss
+    logits = network.apply(theta, normalise(split.images, split.normalisation))
     each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, split.labels)
     np.testing.assert_allclose(loss, np.mean(np.asarray(each) * np.where(split.labels == 1, 9, 1)), rtol=1e-5)
 
@@ -237,7 +240,7 @@ def test_criteria_losses_weights_and_chunks_that_do_not_fit_are_refused(problem)
     loss = classification_loss(network.apply)
 
     def scored(**settings):
-        return evaluate(network.apply, theta, split, MEAN, STD, 3, **settings)
+        return evaluate(network.apply, theta, split, 3, **settings)
 
     def mean(logits, labels):
         return cross_entropy(logits, labels).mean()

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from dd_jax.base import Distilled
-from dd_jax.data.dataset import make_dataset, normalise
+from dd_jax.data.dataset import make_dataset
+from dd_jax.data.normalisation import normalise
 from dd_jax.data.readers import read
 from dd_jax.evaluation import evaluate
 from dd_jax.files.distilled_file import load_distilled
@@ -81,7 +82,7 @@ def test_the_first_images_may_be_real_ones_of_the_training_split(tmp_path):
     fixed_init.main(["digits", *quick, "--workdir", str(tmp_path)])
     file = load_distilled(tmp_path / "distilled.npz")
     dataset = make_dataset(read("digits"), validation_fraction=0.1, seed=0)
-    train = np.asarray(normalise(dataset.train.images, dataset.mean, dataset.std))
+    train = np.asarray(normalise(dataset.train.images, dataset.train.normalisation))
     for image, label in zip(file.images[0], file.labels[0], strict=True):
         distance = np.abs(train - image).max((1, 2, 3))
         assert distance.min() < 1e-5
@@ -134,7 +135,7 @@ def test_distilled_data_train_the_network_without_our_code(finished):
         change = gradient(theta, file.images[t % 1], file.labels[t % 1])
         theta = jax.tree.map(lambda w, g, eta=step_size: w - eta * g, theta, change)
     raw = read("digits")
-    logits = jax.jit(network.apply)(theta, normalise(jnp.asarray(raw.test_images), file.mean, file.std))
+    logits = jax.jit(network.apply)(theta, normalise(jnp.asarray(raw.test_images), file.normalisation))
     result = json.loads((finished / "result.json").read_text())
     assert np.mean(logits.argmax(-1) == raw.test_labels) == pytest.approx(result["test_accuracy"]["after"]["mean"])
 
@@ -162,9 +163,9 @@ def test_ten_distilled_images_beat_ten_real_ones(finished):
 
     @jax.jit
     def accuracy(raw):
-        images = normalise(data.train.images[first], data.mean, data.std)[None]
+        images = normalise(data.train.images[first], data.train.normalisation)[None]
         trained = unroll(loss, theta, Distilled(images, jnp.eye(10)[None], jnp.full(3, jax.nn.softplus(raw))))
-        return evaluate(network.apply, trained, data.test, data.mean, data.std, 10).accuracy
+        return evaluate(network.apply, trained, data.test, 10).accuracy
 
     real = max(float(accuracy(raw)) for raw in np.linspace(-5, 1, 13))
     distilled = json.loads((finished / "result.json").read_text())["test_accuracy"]["after"]["mean"]

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from dd_jax.base import Network
-from dd_jax.data.dataset import make_dataset, normalise
+from dd_jax.data.dataset import make_dataset
+from dd_jax.data.normalisation import normalise
 from dd_jax.data.readers import RawData
 from dd_jax.objectives import classification_loss, mean_of
 from dd_jax.weights.bank import Bank, bank_sampler, load_bank, read_shards, save_shard
@@ -88,7 +89,7 @@ def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset):
     moments = adam.init(theta)
     for t, index in enumerate(order):
         images, labels = (a[np.array(index)] for a in dataset.train)
-        images = normalise(images, dataset.mean, dataset.std)
+        images = normalise(images, dataset.train.normalisation)
         gradient = jax.grad(mean_of(LOSS))(theta, images, jax.nn.one_hot(labels, 3))
         direction, moments = adam.update(gradient, moments)
         rate = 0.01 if t < 2 * batches else 0.005

@@ -184,7 +184,7 @@ def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, 
 
 
 def test_settings_are_chosen_on_examples_of_every_class_whatever_their_order():
-    split = baselines.Split(np.arange(500), np.arange(500) // 50)
+    split = baselines.Split(np.arange(500), np.arange(500) // 50, None)
     some = baselines._some(split, 100)
     assert set(some.labels) == set(range(10))
     assert len(set(some.images)) == 100

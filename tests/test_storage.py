@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from dd_jax.data.normalisation import Normalisation, denormalise, normalise
+from dd_jax.data.whitening import fit_zca
 from dd_jax.distilled import noise
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
@@ -167,7 +169,7 @@ def test_a_step_size_of_zero_comes_back(tmp_path):
     distilled = noise(jax.random.key(0), (4, 4, 1), 3, steps=1, epochs=2)
     distilled = distilled._replace(step_sizes=jnp.array([0.0, 0.5]))
     assert float(distilled.step_sizes[0]) == 0
-    save_distilled(tmp_path / "d.npz", distilled, np.zeros(1), np.ones(1), {})
+    save_distilled(tmp_path / "d.npz", distilled, Normalisation(np.zeros(1), np.ones(1)), {})
     back = load_distilled(tmp_path / "d.npz").distilled
     np.testing.assert_array_equal(back.step_sizes, distilled.step_sizes)
     learned = PIXELS.init(back)
@@ -178,8 +180,8 @@ def test_a_step_size_of_zero_comes_back(tmp_path):
 def test_distilled_data_come_back_as_written(tmp_path):
     distilled = noise(jax.random.key(0), (4, 4, 1), 3, steps=2, epochs=3, step_size=0.4)
     theta = {"params": {"Dense_0": {"kernel": jnp.arange(6.0).reshape(3, 2)}}}
-    mean, std = np.array([0.1]), np.array([0.3])
-    save_distilled(tmp_path / "d.npz", distilled, mean, std, {"network": "lenet", "names": ["é"]}, theta)
+    normalisation = Normalisation(np.array([0.1]), np.array([0.3]))
+    save_distilled(tmp_path / "d.npz", distilled, normalisation, {"network": "lenet", "names": ["é"]}, theta)
     back = load_distilled(tmp_path / "d.npz")
     np.testing.assert_array_equal(back.images, distilled.images)
     np.testing.assert_array_equal(back.labels, distilled.labels)
@@ -188,6 +190,41 @@ def test_distilled_data_come_back_as_written(tmp_path):
     assert back.meta == {"network": "lenet", "names": ["é"]}
     np.testing.assert_array_equal(back.initial_weights["params/Dense_0/kernel"], theta["params"]["Dense_0"]["kernel"])
     assert {a.dtype for a in back[:5]} == {np.dtype(np.float32)}
+
+
+def whitened_file(path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8)
+    plain = Normalisation(np.float32([0.4]), np.float32([0.3]))
+    whitened = plain._replace(whitening=fit_zca(np.asarray(normalise(jnp.asarray(pixels), plain))))
+    save_distilled(path, noise(jax.random.key(0), (4, 4, 1), 3, steps=1, epochs=1, step_size=0.1), whitened, {})
+    return pixels, whitened
+
+
+def test_a_whitening_is_stored_with_its_inverse(tmp_path):
+    pixels, whitened = whitened_file(tmp_path / "d.npz")
+    back = load_distilled(tmp_path / "d.npz").normalisation
+    images = normalise(jnp.asarray(pixels), back)
+    np.testing.assert_allclose(images, normalise(jnp.asarray(pixels), whitened), atol=1e-6)
+    assert np.abs(images - normalise(jnp.asarray(pixels), back._replace(whitening=None))).max() > 0.1
+    np.testing.assert_allclose(denormalise(images, back), pixels / 255, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda fields: fields.pop("whitening/inverse"), "it has no whitening/inverse"),
+        (lambda fields: fields.update({"whitening/matrix": np.zeros((3, 3))}), "'whitening/matrix' is malformed"),
+        (lambda fields: fields["whitening/mean"].fill(np.nan), "'whitening/mean' is not finite"),
+    ],
+)
+def test_a_damaged_whitening_is_refused(tmp_path, change, told):
+    whitened_file(tmp_path / "d.npz")
+    with np.load(tmp_path / "d.npz") as file:
+        fields = dict(file)
+    change(fields)
+    np.savez(tmp_path / "d.npz", **fields)
+    with pytest.raises(ValueError, match=told):
+        load_distilled(tmp_path / "d.npz")
 
 
 def test_damaged_distilled_data_are_refused(tmp_path):

@@ -63,15 +63,19 @@ def test_svhn_and_grey_digits_become_batches_of_the_same_shape(raws):
         data = make_dataset(source, validation_fraction=0.25)
         assert data.image_shape == (32, 32, 3)
         assert data.class_names == tuple("0123456789")
-        parts = [by_image(*split) for split in (data.train, data.validation, data.test)]
+        parts = [by_image(split.images, split.labels) for split in (data.train, data.validation, data.test)]
         assert [len(part) for part in parts] == [45, 15, 20]
         assert parts[0] | parts[1] == by_image(source.images, source.labels)
-        np.testing.assert_allclose(data.mean, np.asarray(data.train.images / 255).mean((0, 1, 2)), rtol=1e-4)
+        np.testing.assert_allclose(
+            data.train.normalisation.mean, np.asarray(data.train.images / 255).mean((0, 1, 2)), rtol=1e-4
+        )
         images, labels = jax.jit(batch_drawer(data, 64))(jax.random.key(0), data.train)
         assert images.shape == (64, 32, 32, 3)
         assert labels.shape == (64, 10)
-        pixels = np.round((np.asarray(images) * data.std + data.mean) * 255).astype(np.uint8)
+        pixels = np.round(
+            (np.asarray(images) * data.train.normalisation.std + data.train.normalisation.mean) * 255
+        ).astype(np.uint8)
         drawn = zip(pixels, np.asarray(labels).argmax(-1), strict=True)
         assert all(parts[0][image.tobytes()] == label for image, label in drawn)
     grey = make_dataset(colours, validation_fraction=0.25)
-    assert len(set(grey.mean)) == len(set(grey.std)) == 1
+    assert len(set(grey.train.normalisation.mean)) == len(set(grey.train.normalisation.std)) == 1

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 
 from dd_jax.checks import require
-from dd_jax.data.dataset import Dataset, Split, normalise, take
+from dd_jax.data.dataset import Dataset, Split, take
+from dd_jax.data.normalisation import normalise
 
 
 def batch_drawer(
@@ -16,7 +17,7 @@ def batch_drawer(
     The split is an argument rather than closed over, so that jit does not copy it into the program.
 
     Args:
-      dataset: gives the normalisation and the number of classes.
+      dataset: gives the number of classes.
       size: B.
       augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.augment.crop_and_flip`.
 
@@ -24,14 +25,14 @@ def batch_drawer(
       ValueError: a size below one.
     """
     require(size >= 1, "size", size, "1 or more")
-    mean, std, classes = dataset.mean, dataset.std, len(dataset.class_names)
+    classes = len(dataset.class_names)
 
     def draw(key, split):
         index_key, augment_key = jax.random.split(key)
         index = jax.random.randint(index_key, (size,), 0, split.labels.shape[0])
-        images, labels = take(split, index)
+        images, labels, normalisation = take(split, index)
         if augment is not None:
             images = augment(augment_key, images)
-        return normalise(images, mean, std), jax.nn.one_hot(labels, classes)
+        return normalise(images, normalisation), jax.nn.one_hot(labels, classes)
 
     return draw

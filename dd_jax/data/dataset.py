@@ -1,39 +1,40 @@
-"""Data sets on the device: three disjoint splits, and their normalisation."""
+"""Data sets on the device: three disjoint splits."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from dd_jax.data.normalisation import Normalisation, normalise
 from dd_jax.data.readers.raw import RawData
+from dd_jax.data.whitening import fit_zca
 
 TEST_FRACTION = 0.2  # held out where a source has no test split, always the same examples
 
 
 class Split(NamedTuple):
-    """Labelled images as stored: ``[N, H, W, D]`` uint8 and ``[N]`` int32."""
+    """Labelled images as stored, and how they are normalised: all that it takes to train or to score on them."""
 
-    images: jax.Array
-    labels: jax.Array
+    images: jax.Array  # [N, H, W, D] uint8
+    labels: jax.Array  # [N] int32
+    normalisation: Normalisation
 
 
 def take(split: Split, index: jax.Array) -> Split:
     """The examples of these numbers, ``[B]``."""
     # By rows of pixels: XLA's CPU code copies a row at once, but gathers from a 4-D array pixel by pixel.
     rows = split.images.reshape(split.images.shape[0], -1)[index]
-    return Split(rows.reshape(index.shape[0], *split.images.shape[1:]), split.labels[index])
+    images = rows.reshape(index.shape[0], *split.images.shape[1:])
+    return Split(images, split.labels[index], split.normalisation)
 
 
 class Dataset(NamedTuple):
-    """Three disjoint splits, and the training split's mean and std per channel, ``[D]``, in units of [0, 1]."""
+    """Three disjoint splits, all of them normalised by what the training split is like."""
 
     train: Split
     validation: Split
     test: Split
-    mean: np.ndarray
-    std: np.ndarray
     class_names: tuple[str, ...]
 
     @property
@@ -43,7 +44,7 @@ class Dataset(NamedTuple):
         return height, width, depth
 
 
-def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:
+def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 0, zca: float | None = None) -> Dataset:
     """Puts three splits on the device; those that a source has not are held out of training, stratified by class.
 
     Args:
@@ -51,9 +52,11 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
         of their own is used as it is, in place of one held out.
       validation_fraction: share of the training examples, in (0, 1).
       seed: chooses the validation examples, and nothing else.
+      zca: whiten the images, with this regularisation (see :func:`dd_jax.data.whitening.fit_zca`); not if not given.
 
     Raises:
-      ValueError: a fraction out of range, or a class with too few examples to be in every split that is made here.
+      ValueError: a fraction or a regularisation out of range, or a class with too few examples to be in every split
+        that is made here.
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction: {validation_fraction} is not between 0 and 1")
@@ -64,19 +67,26 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
     if raw.validation_images is None:
         use = "validation; take another validation_fraction"
         train, validation = _stratified(*train, validation_fraction, seed, raw.class_names, use)
+    normalisation = _fitted(train[0], zca)
+    return Dataset(
+        *(Split(jnp.asarray(x), jnp.asarray(y), normalisation) for x, y in (train, validation, test)),
+        class_names=raw.class_names,
+    )
+
+
+def _fitted(images: np.ndarray, zca: float | None) -> Normalisation:
+    """The normalisation of uint8 training images ``[N, H, W, D]``."""
     # In float64 sums over uint8, without a float copy of the whole set.
-    channels = [np.bincount(train[0][..., d].ravel(), minlength=256) for d in range(train[0].shape[-1])]
+    channels = [np.bincount(images[..., d].ravel(), minlength=256) for d in range(images.shape[-1])]
     levels = np.arange(256) / 255
     mean = np.array([np.average(levels, weights=c) for c in channels])
     std = np.array([np.sqrt(np.average((levels - m) ** 2, weights=c)) for c, m in zip(channels, mean, strict=True)])
     if not std.all():
         raise ValueError("dataset: a colour channel is constant over all training images; it cannot be normalised")
-    return Dataset(
-        *(Split(jnp.asarray(images), jnp.asarray(labels)) for images, labels in (train, validation, test)),
-        mean=mean.astype(np.float32),
-        std=std.astype(np.float32),
-        class_names=raw.class_names,
-    )
+    normalisation = Normalisation(mean.astype(np.float32), std.astype(np.float32))
+    if zca is None:
+        return normalisation
+    return normalisation._replace(whitening=fit_zca(np.asarray(normalise(jnp.asarray(images), normalisation)), zca))
 
 
 def _stratified(images, labels, fraction, seed, names, use):
@@ -99,9 +109,3 @@ def _stratified(images, labels, fraction, seed, names, use):
             f"{fraction:.3g} of every class out for {use}, or add examples of it"
         )
     return (images[keep], labels[keep]), (images[held], labels[held])
-
-
-def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
-    """uint8 ``[..., D]`` to float32 with mean 0 and std 1 over the training split."""
-    mean, std = (jnp.asarray(a, jnp.float32).reshape((1,) * (images.ndim - 1) + (-1,)) for a in (mean, std))
-    return images.astype(jnp.float32) * (1 / (255 * std)) - mean / std

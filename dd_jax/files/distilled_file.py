@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from dd_jax.base import Distilled, Params
+from dd_jax.data.normalisation import Normalisation
+from dd_jax.data.whitening import Whitening
 from dd_jax.files.atomic import write_atomically
 from dd_jax.files.trees import named_leaves, restructured
 
 _ARRAYS = ("images", "labels", "step_sizes", "mean", "std")
 _WEIGHTS = "initial_weights/"
 _HYPER = "hyper/"
+_WHITENING = "whitening/"
 
 
 class DistilledFile(NamedTuple):
     """What ``distilled.npz`` holds: all it takes to train on it, in any framework."""
 
-    images: np.ndarray  # [S, M, H, W, D] float32, normalised units
+    images: np.ndarray  # [S, M, H, W, D] float32, normalised, and whitened if the file has a whitening
     labels: np.ndarray  # [S, M, C] float32 probabilities
     step_sizes: np.ndarray  # [E·S] float32, 0 or more
     mean: np.ndarray  # [D] float32, in units of [0, 1]
@@ -28,12 +32,18 @@ class DistilledFile(NamedTuple):
     meta: dict[str, Any]  # network, initialisation, S, E, class names, …
     hyper: dict[str, np.ndarray]  # learned hyper-parameters of the inner optimizer by name, each () or [E·S]
     initial_weights: dict[str, np.ndarray]  # θ₀ by name, for example "params/Conv_0/kernel"; empty if it is random
+    whitening: Whitening | None = None  # with its inverse; of images normalised by mean and std
 
     @property
     def distilled(self) -> Distilled:
         """x̃, ỹ and η̃, for :func:`dd_jax.inner.loop.unroll`."""
         images, labels, step_sizes = (jnp.asarray(a, jnp.float32) for a in (self.images, self.labels, self.step_sizes))
         return Distilled(images, labels, step_sizes, {name: jnp.asarray(value) for name, value in self.hyper.items()})
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How real images become what the distilled ones are."""
+        return Normalisation(self.mean, self.std, self.whitening)
 
     def weights_like(self, theta: Params) -> Params:
         """θ₀ as a pytree like ``theta``, each leaf with the known networks on a leading axis, one or more.
@@ -51,8 +61,7 @@ class DistilledFile(NamedTuple):
 def save_distilled(
     path: Path,
     distilled: Distilled,
-    mean: np.ndarray,
-    std: np.ndarray,
+    normalisation: Normalisation,
     meta: dict[str, Any],
     theta: Params | None = None,
 ) -> None:
@@ -61,13 +70,15 @@ def save_distilled(
     Args:
       path: the file.
       distilled: x̃, ỹ and η̃.
-      mean, std: ``[D]``, the normalisation of the images.
+      normalisation: of the images.
       meta: facts about the network and the run, JSON-serialisable.
       theta: θ₀, the weights that the images were made for, if it was one network.
     """
+    mean, std, whitening = normalisation
     arrays: dict[str, Any] = dict(
         zip(_ARRAYS, (distilled.images, distilled.labels, distilled.step_sizes, mean, std), strict=True)
     )
+    arrays |= {} if whitening is None else {_WHITENING + name: a for name, a in whitening._asdict().items()}
     arrays |= {_HYPER + name: value for name, value in distilled.hyper.items()}
     arrays |= {_WEIGHTS + name: weight for name, weight in named_leaves(theta).items()}
     arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
@@ -90,13 +101,32 @@ def load_distilled(path: Path) -> DistilledFile:
             raise ValueError(f"it has no {', '.join(missing)}")
         meta = json.loads(str(fields["meta"]))
         _check_shapes(*(fields[name] for name in _ARRAYS))
+        whitening = _whitening_of(fields)
     except Exception as error:  # zipfile, numpy and json each raise their own kinds for a damaged file
         raise ValueError(f"distilled data: {path} cannot be used ({error})") from error
     hyper, weights = (
         {name.removeprefix(prefix): array for name, array in fields.items() if name.startswith(prefix)}
         for prefix in (_HYPER, _WEIGHTS)
     )
-    return DistilledFile(*(fields[name] for name in _ARRAYS), meta=meta, hyper=hyper, initial_weights=weights)
+    arrays = (fields[name] for name in _ARRAYS)
+    return DistilledFile(*arrays, meta=meta, hyper=hyper, initial_weights=weights, whitening=whitening)
+
+
+def _whitening_of(fields: dict[str, np.ndarray]) -> Whitening | None:
+    """The whitening that a file has, if it has one."""
+    names = [_WHITENING + name for name in Whitening._fields]
+    if not any(name in fields for name in names):
+        return None
+    if missing := [name for name in names if name not in fields]:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    whitening = Whitening(*(fields[name] for name in names))
+    pixels = math.prod(fields["images"].shape[2:])
+    for name, array, shape in zip(names, whitening, ((pixels,), (pixels, pixels), (pixels, pixels)), strict=True):
+        if array.shape != shape:
+            raise ValueError(f"its field {name!r} is malformed")
+        if not np.isfinite(array).all():
+            raise ValueError(f"its field {name!r} is not finite")
+    return whitening
 
 
 def _check_shapes(images, labels, step_sizes, mean, std) -> None:

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from dd_jax import backend
 from dd_jax.base import Loss, Params
 from dd_jax.checks import require
-from dd_jax.data.dataset import Dataset, Split, normalise, take
+from dd_jax.data.dataset import Dataset, Split, take
+from dd_jax.data.normalisation import normalise
 from dd_jax.objectives import mean_of
 from dd_jax.parallel import sharded
 
@@ -79,8 +80,8 @@ def pretraining(
     Args:
       loss: the terms of ℓ, ``(theta, images [B, H, W, D], labels [B, C]) -> [B]``.
       draw: the distribution of their initial weights, ``key -> weights``.
-      dataset: gives the normalisation, the number of classes and the size of the training split; the split itself is an
-        argument of ``epoch``, so that jit does not copy it into the program.
+      dataset: gives the number of classes and the size of the training split; the split itself is an argument of
+        ``epoch``, so that jit does not copy it into the program.
       recipe: the settings.
       augment: ``(key, uint8 images) -> uint8 images``, such as :func:`dd_jax.data.augment.crop_and_flip`.
 
@@ -109,10 +110,10 @@ def pretraining(
         def step(state, batch):
             theta, optimizer_state = state
             number, index = batch
-            images, labels = take(split, index)
+            images, labels, normalisation = take(split, index)
             if augment is not None:
                 images = augment(jax.random.fold_in(augment_key, number), images)
-            images, labels = normalise(images, dataset.mean, dataset.std), jax.nn.one_hot(labels, classes)
+            images, labels = normalise(images, normalisation), jax.nn.one_hot(labels, classes)
             gradient = jax.grad(mean_of(loss))(theta, images, labels)
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
             return (optax.apply_updates(theta, updates), optimizer_state), None
