@@ -30,6 +30,7 @@ _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.pn
 KEPT: dict[str, dict[str, str]] = {
     "fixed_init": _DISTILLED,
     "random_init": _DISTILLED | {"evaluation.json": "evaluation.json"},
+    "modern": _DISTILLED | {"evaluation.json": "evaluation.json"},
     "seeds": {"result.json": "result.json"},
     "baselines": {"result.json": "result.json", "table.md": "table.md"},
     "ablations": {"result.json": "result.json"} | {f"{axis}.png": f"{axis}.png" for axis in VALUES},
@@ -198,6 +199,9 @@ def tables_of(records: Collection[Record]) -> str:
         return [record for record in records if record.experiment in experiments]
 
     parts = [_table(_RUN, [_run(record) for record in of("fixed_init", "random_init")])]
+    if modern := of("modern"):
+        parts += ["With what the field has added since the paper (`experiments.modern`):"]
+        parts += [_table(_MODERN, [_modern(record) for record in modern])]
     if seeds := of("seeds"):
         parts += ["The same with other seeds, which draw the network, the first images and the validation split:"]
         parts += [_table(_SEEDS, [_seeds(record) for record in seeds])]
@@ -268,9 +272,7 @@ _HEADLINE_COLUMNS = (
 
 def _run(record: Record) -> tuple[str, ...]:
     result = record.json()
-    shape, test = result["config"]["distilled"], result["test_accuracy"]
-    evaluated = "evaluation.json" in record.files
-    after = record.json("evaluation.json")["scores"][-1]["accuracy"] if evaluated else test["after"]
+    shape = result["config"]["distilled"]
     return (
         _link(record),
         result["dataset"],
@@ -278,9 +280,38 @@ def _run(record: Record) -> tuple[str, ...]:
         f"{shape['images_per_class']} per class × {shape['steps']}",
         str(shape["steps"] * shape["epochs"]),
         *_budget(result),
-        percent(test["before"], known=_known(result)),
-        percent(after, known=_known(result)),
+        *_before_and_after(record),
         percent_reported(result["reported"], result.get("reported_std")),
+    )
+
+
+def _before_and_after(record: Record) -> tuple[str, str]:
+    """The accuracies of a run, the second of a later evaluation if there is one."""
+    result = record.json()
+    test, known = result["test_accuracy"], _known(result)
+    evaluated = "evaluation.json" in record.files
+    after = record.json("evaluation.json")["scores"][-1]["accuracy"] if evaluated else test["after"]
+    return percent(test["before"], known=known), percent(after, known=known)
+
+
+_MODERN = "run | data | networks | images | labels | inner loop | outer steps × batch | time | before | after, measured"
+
+
+def _modern(record: Record) -> tuple[str, ...]:
+    result = record.json()
+    config = result["config"]
+    shape, inner = config["distilled"], config["inner"]
+    images = f"{shape['images_per_class']} per class" if shape["images"] is None else f"{shape['images']} a step"
+    window = "" if inner["window"] is None else f", windows of {inner['window']}"
+    return (
+        _link(record),
+        result["dataset"],
+        " ".join(("known" if _known(result) else "random", config["network"], *config["network_options"])),
+        f"{images} × {shape['steps']}",
+        shape["labels"],
+        f"{shape['steps'] * shape['epochs']} steps, {inner['optimizer']}{window}",
+        *_budget(result),
+        *_before_and_after(record),
     )
 
 
@@ -360,6 +391,7 @@ def _attack(record: Record) -> tuple[str, ...]:
 _ROWS = {
     "fixed_init": (_RUN, _run),
     "random_init": (_RUN, _run),
+    "modern": (_MODERN, _modern),
     "seeds": (_SEEDS, _seeds),
     "pretrain": (_BANK, _bank),
     "adaptation": (_ADAPTED, _adapted),

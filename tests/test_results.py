@@ -51,6 +51,22 @@ def finished_run(folder, accuracy, reported, nets=4):
     (folder / "images.png").write_bytes(b"picture")
 
 
+def test_runs_with_later_methods_have_a_table_that_says_what_they_add(checkout):
+    run = checkout / "runs" / "five"
+    finished_run(run, 0.95, None, nets=None)
+    content = json.loads((run / "result.json").read_text())
+    config = content["config"]
+    config |= {"network": "convnet", "network_options": ["width=32"], "inner": {"optimizer": "momentum", "window": 20}}
+    config["distilled"] |= {"images": 5, "labels": "learned"}
+    (run / "result.json").write_text(json.dumps(content | {"experiment": "modern"}))
+    results.main([str(run)])
+    page = (checkout / "docs/results.md").read_text()
+    row = "| mnist | known convnet width=32 | 5 a step × 10 | learned | 30 steps, momentum, windows of 20 | 2,400 × 256 |"
+    assert row in page
+    assert page.count("results/modern/five") == 1
+    assert "](../results/modern/five)" in page
+
+
 def test_the_table_holds_what_was_measured_beside_what_was_reported(checkout, capsys):
     finished_run(checkout / "runs" / "b", 0.9123, None)
     finished_run(checkout / "runs" / "a", 0.8, 0.966)
