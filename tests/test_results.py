@@ -293,7 +293,7 @@ def test_a_run_whose_second_half_is_missing_is_refused(tmp_path):
 
 def test_a_run_without_a_table_is_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"experiment": "linear_case"}')
-    with pytest.raises(ValueError, match="is of linear_case; use one of fixed_init, random_init, seeds, baselines"):
+    with pytest.raises(ValueError, match="is of linear_case; use one of fixed_init, random_init, modern, seeds"):
         results.record(tmp_path, tmp_path / "results")
 
 
