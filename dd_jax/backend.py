@@ -28,6 +28,18 @@ def compiling_for(backend: str) -> Iterator[None]:
         _TARGET.reset(token)
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """While open, products are traced in float32, unless ``jax_default_matmul_precision`` says otherwise.
+
+    An accelerator's own choice is a lower one: TF32 on a GPU, one pass of bfloat16 on a TPU. It is made for training by
+    one gradient after another. A meta-gradient is not its like: it passes through products of products of every step.
+    """
+    chosen: str | None = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, its type is unknown
+    with jax.default_matmul_precision(chosen or "float32"):
+        yield
+
+
 def examples_at_a_time(shape: tuple[int, ...]) -> int:
     """Of a real batch ``[B, H, W, D]``: on a CPU the largest power of two that its cache holds, elsewhere all B."""
     if target() != "cpu":

@@ -55,7 +55,7 @@ def evaluate(
     """
 
     def score(images, labels):
-        logits = apply(theta, normalise(images, split.normalisation))
+        logits = _logits(apply, theta, images, split)
         losses = criterion(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
         correct = jnp.sum(predictions(logits) == labels.astype(jnp.int32))
         return correct, jnp.sum(per_example(losses, len(labels), "criterion"))
@@ -80,10 +80,15 @@ def confusion(
     """
 
     def count(images, labels):
-        guesses = predictions(apply(theta, normalise(images, split.normalisation)))
+        guesses = predictions(_logits(apply, theta, images, split))
         return jnp.zeros((classes, classes), jnp.int32).at[labels, guesses].add(1)
 
     return _sum_over(split, chunk, count)
+
+
+def _logits(apply, theta, images, split):
+    with backend.full_precision():
+        return apply(theta, normalise(images, split.normalisation))
 
 
 def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dd_jax import backend
 from dd_jax.base import Criterion, Loss, Params
 
 
@@ -39,12 +40,15 @@ def per_example(values: jax.Array, count: int, name: str = "loss") -> jax.Array:
 def mean_of(loss: Loss) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
     """ℓ as the paper has it, ``(theta, images [B, …], labels [B, …]) -> scalar``: the mean over the examples.
 
+    Its products are float32 (see :func:`dd_jax.backend.full_precision`), and so are those of its derivatives.
+
     Raises:
       ValueError: when called or traced, if the loss does not return one value per example.
     """
 
     def mean(theta, images, labels):
-        return per_example(loss(theta, images, labels), images.shape[0]).mean()
+        with backend.full_precision():
+            return per_example(loss(theta, images, labels), images.shape[0]).mean()
 
     return mean
 

@@ -61,7 +61,9 @@ def test_runs_with_later_methods_have_a_table_that_says_what_they_add(checkout):
     (run / "result.json").write_text(json.dumps(content | {"experiment": "modern"}))
     results.main([str(run)])
     page = (checkout / "docs/results.md").read_text()
-    row = "| mnist | known convnet width=32 | 5 a step × 10 | learned | 30 steps, momentum, windows of 20 | 2,400 × 256 |"
+    row = (
+        "| mnist | known convnet width=32 | 5 a step × 10 | learned | 30 steps, momentum, windows of 20 | 2,400 × 256 |"
+    )
     assert row in page
     assert page.count("results/modern/five") == 1
     assert "](../results/modern/five)" in page
