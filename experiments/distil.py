@@ -27,9 +27,10 @@ from .nets import count_of
 from .problem import Problem, assemble, identity
 from .recipe import Config, augmentation_of, criterion_of, reported, settings_of, workdir_of
 from .record import draw_pictures, meta_of, print_result
-from .relabelled import Relabelled
+from .relabelled import NOTHING, Relabelled
+from .reported import Reported, fields
 from .say import say
-from .scoring import mean_and_std, relabelled_data, scorer
+from .scoring import mean_and_std, scorer
 from .streams import streams
 from .training import Trained, memory_needed, train
 from .workdir import claimed, is_finished, provenance
@@ -53,18 +54,16 @@ def run(
     preset: str,
     config: Config,
     *,
-    relabel: Mapping[int, int] | None = None,
-    attacked_weight: float = 1.0,
-    known: Mapping[str, float] | None = None,
+    attack: Relabelled = NOTHING,
+    known: Reported | None = None,
 ) -> dict[str, Any] | None:
     """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
 
     Args:
       experiment, preset, config: what to run; they name the work folder too.
-      relabel: classes that count as others (see :func:`dd_jax.objectives.relabelled`), among the real examples, in the
-        objective and in every accuracy, and among the distilled images.
-      attacked_weight: how many examples one of a relabelled class stands for in the objective, and in its curve.
-      known: the paper's figures: ``before``, ``after`` and ``std``; :func:`reported`'s if not given.
+      attack: classes that count as others (see :func:`dd_jax.objectives.relabelled`), among the real examples, in the
+        objective and in every accuracy, and, unless they keep their labels, among the distilled images.
+      known: the paper's figures; :func:`reported`'s if not given.
 
     Returns:
       The content of result.json, or None with ``config.plan``.
@@ -75,7 +74,6 @@ def run(
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
-    attack = Relabelled(dict(relabel or {}), attacked_weight)
     settings = settings_of(config, workdir) | attack.settings()
     head = {"experiment": experiment, "preset": preset}
     if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
@@ -113,8 +111,8 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     steps, images, total, classes = *distilled.images.shape[:2], len(distilled.step_sizes), len(dataset.class_names)
     check_inner(config.inner, total, steps * images, classes)
     before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
-    if attack.relabel and not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
-        distilled = relabelled_data(distilled, attack.relabel)
+    if not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
+        distilled = attack.distilled(distilled)
     learned, distilled = parametrisation_of(keys.bases, config.distilled, config.inner, distilled)
     inner = loop_of(config.inner, distilled.labels)
     loss = classification_loss(network.apply)
@@ -160,7 +158,7 @@ def _distil(
     problem: Problem,
     attack: Relabelled,
     prepared: _Prepared,
-    known: Mapping[str, float],
+    known: Reported,
 ) -> dict[str, Any]:
     """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
     dataset, network, nets, _ = problem
@@ -191,9 +189,7 @@ def _distil(
         **head,
         **_measured(config, prepared, trained, tested, nets.known is not None),
         **validate(trained.state),
-        "reported": known.get("after"),
-        "reported_std": known.get("std"),
-        "reported_before": known.get("before"),
+        **fields(known),
         "config": settings,
         **provenance(),
     }

@@ -16,7 +16,7 @@ from dd_jax.outer import OuterRecipe
 
 from .distilled import DistilledSetting
 from .inner import Inner
-from .reported import REPORTED
+from .reported import REPORTED, Reported
 from .settings import Setting, jsonable
 
 
@@ -72,11 +72,18 @@ def workdir_of(experiment: str, preset: str, config: Config) -> Path:
     return config.workdir or Path("runs") / experiment / preset
 
 
-def reported(experiment: str, config: Config) -> dict[str, float]:
+def is_papers_method(config: Config) -> bool:
+    """Whether what is learned, and how networks train on it, are the paper's: then its figures may stand beside it."""
+    shape = config.distilled
+    papers = dataclasses.replace(shape, labels="fixed", pixels="learned", images=None)
+    return shape == papers and config.inner == Inner()
+
+
+def reported(experiment: str, config: Config) -> Reported:
     """The paper's figures for this experiment, data set and shape of distilled data; empty where it has none."""
     shape = config.distilled
-    if dataclasses.replace(shape, labels="fixed", pixels="learned", images=None) != shape or config.inner != Inner():
-        return {}  # not the paper's method
+    if not is_papers_method(config):
+        return {}
     return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
 
 

@@ -18,6 +18,7 @@ from dd_jax.outer import OuterRecipe
 from experiments import distil, evaluate, fixed_init, record, results, seeds
 from experiments.distilled import DistilledSetting
 from experiments.nets import nets_of
+from experiments.relabelled import Relabelled
 from experiments.settings import Weights, dataset_from, path_from
 from experiments.streams import streams
 
@@ -186,12 +187,12 @@ def test_labels_are_relabelled_once(copied):
         workdir=copied / "swapped",
     )
     swap = {0: 1, 1: 0}
-    distil.run("attack", "mine", config, relabel=swap)
+    distil.run("attack", "mine", config, attack=Relabelled(swap))
     first = load_distilled(copied / "swapped" / "distilled.npz")
     assert first.labels[0].argmax(-1).tolist() == [1, 0, 2]
     onwards = DistilledSetting(epochs=2, first=copied / "swapped")
     then = dataclasses.replace(config, distilled=onwards, workdir=copied / "then")
-    distil.run("attack", "mine", then, relabel=swap)
+    distil.run("attack", "mine", then, attack=Relabelled(swap))
     np.testing.assert_array_equal(load_distilled(copied / "then" / "distilled.npz").labels, first.labels)
     refused = dataclasses.replace(then, workdir=copied / "refused")
     with pytest.raises(ValueError, match=r"has relabel \{'0': 1, '1': 0\}, and this run None; they must"):
