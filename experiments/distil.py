@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
-from dd_jax.data.batches import batch_drawer
+from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
 from dd_jax.estimates import meta_gradient
 from dd_jax.evaluation import Loop, Score
 from dd_jax.files.atomic import write_json
@@ -95,9 +96,10 @@ def run(
 class _Prepared(NamedTuple):
     """The outer step of a run, and what it starts from."""
 
-    update: Any  # jitted: (state, step, θ₀, training split) -> (state, info)
+    update: Any  # jitted: (state, step, θ₀, training split, which examples of it) -> (state, info)
     state: tuple[OuterState, jax.Array]
     theta_at: Callable[[int], Params]
+    index_at: Callable[[int], np.ndarray | None]  # which real examples; None where the update draws them itself
     decode: Callable[[Any], Distilled]  # from what is learned
     inner: Loop
     total: int  # T
@@ -125,29 +127,63 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.many)(step)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
-    draw_batch = batch_drawer(dataset, config.batch_size, augment=augmentation_of(config))
+    augment = augmentation_of(config)
+    draw_batch = batch_drawer(dataset, config.batch_size, augment=augment)
+    batch_of = batch_maker(dataset, augment=augment)
+    index_at = _index_at(config, keys.epochs, dataset.train.labels.shape[0], before)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, step, theta, split):
+    def update(state, step, theta, split, index):
         outer_state, key = state
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, before + outer_state.step))
-        moved, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
+        batch = draw_batch(draw_key, split) if index is None else batch_of(draw_key, split, index)
+        moved, info = outer.update(update_key, outer_state, theta, batch)
         in_turn = outer_state.step == step - 1  # not so if the step before, still in flight, was refused
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
     state = (outer.init(learned.init(distilled)), keys.batches)
-    return _Prepared(update, state, lambda step: nets.training(before + step), learned.decode, inner, total, earlier)
+
+    def theta_at(step):
+        return nets.training(before + step)
+
+    return _Prepared(update, state, theta_at, index_at, learned.decode, inner, total, earlier)
+
+
+def _index_at(config: Config, key: jax.Array, examples: int, before: int) -> Callable[[int], np.ndarray | None]:
+    """Which real examples steps 1, 2, … take after ``before`` others; None where each step draws its own."""
+    if config.batches == "replaced":
+        return lambda step: None
+    size, parts = config.batch_size, config.outer.perturbations
+    require(size <= examples, "batch_size", size, f"1 … {examples}, the training examples, with batches 'epochs'")
+    last = examples % size
+    accepted = f"'replaced', or outer.perturbations that divide {last}, the last batch of an epoch"
+    require(last % parts == 0, "batches", repr(config.batches), accepted)
+    index_at = epoch_order(key, examples, size)
+    return lambda step: index_at(before + step - 1)
 
 
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
     """``(state, step) -> (state, info)``, and a line on the memory it needs."""
-    update, state, theta_at, *_ = prepared
-    say("compiling the outer step")
+    update, first, theta_at, index_at, *_ = prepared
     train = problem.dataset.train
-    compiled = update.lower(state, jnp.int32(1), theta_at(1), train).compile()
+
+    def arguments(step: int) -> tuple[Any, ...]:
+        return jnp.int32(step), theta_at(step), train, index_at(step)
+
+    say("compiling the outer step")
+    of_first = arguments(1)
+    compiled = update.lower(first, *of_first).compile()
     print(memory_needed(compiled, config.mode), flush=True)
-    return lambda state, step: compiled(state, jnp.int32(step), theta_at(step), train)
+    size = np.size(of_first[-1])
+    del of_first  # its networks, which the first step sends again
+
+    def updated(state, step):
+        given = arguments(step)
+        of_that_size = np.size(given[-1]) == size  # the last batch of an epoch is not, and compiled when it comes
+        return (compiled if of_that_size else update)(state, *given)
+
+    return updated
 
 
 def _distil(

@@ -196,6 +196,13 @@ def test_every_figure_of_the_paper_says_whether_it_was_checked():
     }
 
 
+@pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
+def test_the_authors_presets_alone_take_their_batches_without_replacement(experiment, preset):
+    _, base = of(experiment, preset)
+    assert base.batches == ("epochs" if preset.endswith("_authors") else "replaced")
+    assert base.batches == "replaced" or base.outer.perturbations == 1  # so that a last batch of any size will do
+
+
 def test_no_figure_of_the_paper_is_without_a_preset():
     shapes = {
         (e, base.dataset, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
