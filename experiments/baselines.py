@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from . import evaluate as evaluate_experiment
 from .command_line import command_line, run_as_script, use_every_core
 from .nets import HeldOut, Nets, dealt
 from .problem import Problem, assemble, identity
-from .reported import BASELINES
+from .reported import BASELINES, fields
 from .say import say
 from .scoring import mean_and_std, scorer
 from .settings import Setting, Weights, jsonable
@@ -130,7 +130,7 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
     if is_finished(workdir):
         with claimed(workdir, head | settings | identity(config)) as finished:
             assert finished is not None
-            print(_HEADING, *map(_line, finished["rows"]), sep="\n", flush=True)
+            print(table(finished["rows"]), flush=True)
             return finished
     problem = assemble(config)
     settings |= problem.identity
@@ -144,8 +144,8 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
         rows = []
         print(_HEADING, flush=True)
         for name, accuracy, facts in _rows(config, problem):
-            mean, std = BASELINES.get((config.dataset if reported is None else reported, name), (None, None))
-            rows.append({"name": name, "accuracy": accuracy, "reported": mean, "reported_std": std, **facts})
+            quoted = BASELINES.get((config.dataset if reported is None else reported, name), {})
+            rows.append({"name": name, "accuracy": accuracy, **fields(quoted), **facts})
             print(_line(rows[-1]), flush=True)
         result = {
             **head,
@@ -155,7 +155,7 @@ def run(preset: str, config: Config, *, reported: str | None = None) -> dict[str
             "config": settings,
             **provenance(),
         }
-        write_atomically(workdir / "table.md", "\n".join([_HEADING, *map(_line, rows)]) + "\n")
+        write_atomically(workdir / "table.md", f"{table(rows)}\n")
         write_json(workdir / "result.json", result)
         return result
 
@@ -255,12 +255,17 @@ def _neighbours(config: Config, dataset: Dataset, layout: Layout):
     yield tested("k-means k-NN", [baselines.k_means(*of_training, seed=seed) for seed in seeds])
 
 
+def table(rows: Iterable[dict[str, Any]]) -> str:
+    """Markdown: the rows of a result.json."""
+    return "\n".join([_HEADING, *map(_line, rows)])
+
+
 def _line(row: dict[str, Any]) -> str:
     if "k" in row:
         chosen = f"k = {row['k']}, ℓ{row['p']}"
     else:
         chosen = f"η̃ = {row['step_size']:.2g}, E = {row['epochs']}" if "step_size" in row else "–"
-    reported = percent_reported(row["reported"], row["reported_std"])
+    reported = percent_reported(row["reported"], row["reported_std"], checked=row.get("reported_checked"))
     return f"| {row['name']} | {percent(row['accuracy'])} | {reported} | {chosen} |"
 
 

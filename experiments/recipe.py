@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -16,7 +16,7 @@ from dd_jax.outer import OuterRecipe
 
 from .distilled import DistilledSetting
 from .inner import Inner
-from .reported import REPORTED
+from .reported import REPORTED, Reported
 from .settings import Setting, jsonable
 
 
@@ -29,6 +29,9 @@ class Config(Setting):
     outer: OuterRecipe = dataclasses.field(default_factory=OuterRecipe)
     batch_size: int = 1024
     """Real examples per outer step, B."""
+    batches: Literal["replaced", "epochs"] = "replaced"
+    """replaced: each batch is drawn from all real examples; epochs: without replacement, pass after pass, the last
+    batch of each with what is left, as the authors do."""
     switch_width: float = 0.6
     """Smooth the second derivative of ReLU and max-pooling over so many standard deviations; 0: plain autodiff."""
     augment: bool = False
@@ -49,12 +52,17 @@ class Config(Setting):
 
 
 def authors_recipe(config: Config, batches: int, step_size: float) -> Config:
-    """The recipe of the paper's code: 400 epochs of ``batches`` batches of 1,024, the rate halved every 40 of them."""
+    """The recipe of the paper's code: 400 epochs of ``batches`` batches of 1,024, the rate halved every 40 of them.
+
+    That is their number of outer steps. Here some real examples are held out for validation, so an epoch has fewer
+    batches, 54 for 59 on MNIST, and there are more epochs.
+    """
     return dataclasses.replace(
         config,
         distilled=dataclasses.replace(config.distilled, epochs=3, noise=1.0, step_size=step_size),
         outer=OuterRecipe(400 * batches, 0.01, b1=0.5, b2=0.999, halve_every=40 * batches, clip=None, perturbations=1),
         batch_size=1024,
+        batches="epochs",
         switch_width=0.0,
     )
 
@@ -72,11 +80,18 @@ def workdir_of(experiment: str, preset: str, config: Config) -> Path:
     return config.workdir or Path("runs") / experiment / preset
 
 
-def reported(experiment: str, config: Config) -> dict[str, float]:
+def is_papers_method(config: Config) -> bool:
+    """Whether what is learned, and how networks train on it, are the paper's: then its figures may stand beside it."""
+    shape = config.distilled
+    papers = dataclasses.replace(shape, labels="fixed", pixels="learned", images=None)
+    return shape == papers and config.inner == Inner()
+
+
+def reported(experiment: str, config: Config) -> Reported:
     """The paper's figures for this experiment, data set and shape of distilled data; empty where it has none."""
     shape = config.distilled
-    if dataclasses.replace(shape, labels="fixed", pixels="learned", images=None) != shape or config.inner != Inner():
-        return {}  # not the paper's method
+    if not is_papers_method(config):
+        return {}
     return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
 
 

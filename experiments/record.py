@@ -74,9 +74,10 @@ def draw_pictures(workdir: Path, config: Config, result: Mapping[str, Any]) -> N
 
 def print_result(result: Mapping[str, Any], workdir: Path) -> None:
     """Accuracies beside the reported ones, the budget, and where the report is."""
+    checked = result.get("reported_checked")
     quoted = {
-        "before": percent_reported(result["reported_before"]),
-        "after": percent_reported(result["reported"], result["reported_std"]),
+        "before": percent_reported(result["reported_before"], checked=checked),
+        "after": percent_reported(result["reported"], result["reported_std"], checked=checked),
     }
     title = accuracy_title(result)
     for when, score in result["test_accuracy"].items():

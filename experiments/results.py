@@ -22,7 +22,10 @@ from dd_jax.files.atomic import write_atomically
 from dd_jax.files.text import percent, percent_reported
 
 from .ablations import TITLES, VALUES
+from .attack import quoted as quoted_beside
+from .baselines import table as table_of_baselines
 from .command_line import parse, run_as_script
+from .reported import ADAPTATION, BASELINES, REPORTED, Reported, fields
 
 ROOT = Path(__file__).parent.parent
 _DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png")}
@@ -209,7 +212,7 @@ def tables_of(records: Collection[Record]) -> str:
         seconds = _duration(record.json()["wall_seconds"])
         parts += [
             f"Baselines on {record.name}, as many images as `random_init` ({seconds}):",
-            record.files["table.md"].decode().rstrip(),
+            table_of_baselines(_baselines(record)),
         ]
     for record in of("ablations"):
         parts += [
@@ -260,6 +263,15 @@ def _known(result: dict[str, Any]) -> bool:
     return result["config"]["weights"].get("nets") is None  # the first records of fixed_init have no such setting
 
 
+def _quoted(result: dict[str, Any], of_paper: Reported | None) -> Reported:
+    """The paper's figures, as they are quoted now, where a result has any beside it."""
+    return {} if result["reported"] is None or of_paper is None else of_paper
+
+
+def _after(quoted: Reported) -> str:
+    return percent_reported(quoted.get("after"), quoted.get("std"), checked=quoted.get("checked"))
+
+
 _RUN = (
     "run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
     "| after, reported"
@@ -273,6 +285,7 @@ _HEADLINE_COLUMNS = (
 def _run(record: Record) -> tuple[str, ...]:
     result = record.json()
     shape = result["config"]["distilled"]
+    key = (record.experiment, result["dataset"], shape["steps"], shape["epochs"], shape["images_per_class"])
     return (
         _link(record),
         result["dataset"],
@@ -281,7 +294,7 @@ def _run(record: Record) -> tuple[str, ...]:
         str(shape["steps"] * shape["epochs"]),
         *_budget(result),
         *_before_and_after(record),
-        percent_reported(result["reported"], result.get("reported_std")),
+        _after(_quoted(result, REPORTED.get(key))),
     )
 
 
@@ -313,6 +326,13 @@ def _modern(record: Record) -> tuple[str, ...]:
         *_budget(result),
         *_before_and_after(record),
     )
+
+
+def _baselines(record: Record) -> list[dict[str, Any]]:
+    """The rows of a table of baselines, with the paper's figures as they are quoted now."""
+    result = record.json()
+    quoted = (_quoted(row, BASELINES.get((result["dataset"], row["name"]))) for row in result["rows"])
+    return [row | fields(of_paper) for row, of_paper in zip(result["rows"], quoted, strict=True)]
 
 
 _SEEDS = "run | seeds | longest time | test accuracy | lowest | highest"
@@ -364,26 +384,29 @@ def _adapted(record: Record) -> tuple[str, ...]:
         "one, known" if _known(result) else "random",
         *_budget(result),
         percent(result["test_accuracy"]["after"]),
-        percent_reported(result["reported"], result["reported_std"]),
+        _after(_quoted(result, ADAPTATION.get(result["preset"]))),
         *(percent(beside[name]["accuracy"]) if name in beside else "–" for name in _COMPARED),
     )
 
 
 _ATTACK = (
     "run | networks | outer steps × batch | time | K → T | of K taken for T, before | after | after random real "
-    "| other classes, before | after | after random real"
+    "| other classes, before | after | after random real | K's own accuracy, before | after | reported"
 )
 
 
 def _attack(record: Record) -> tuple[str, ...]:
     result, attack = record.json(), record.json("attack.json")
     times = [attack[when] for when in ("before", "after", "random_real")]
+    (k,) = map(int, result["config"]["relabel"])
     return (
         _link(record),
         "one, known" if _known(result) else "random",
         *_budget(result),
         f"{attack['attacked']} → {attack['target']}",
         *(percent(measured[kind]) for kind in ("attacked_to_target", "others") for measured in times),
+        *(f"{100 * measured['by_class'][k]:.2f} %" for measured in times[:2]),
+        quoted_beside(attack),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dd_jax.data.augment import crop_and_flip, shift
-from dd_jax.data.batches import batch_drawer
+from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
 from dd_jax.data.dataset import make_dataset
 from dd_jax.data.normalisation import normalise
 from dd_jax.data.readers import RawData, conform
@@ -146,6 +146,46 @@ def test_batches_are_examples_with_their_own_labels_drawn_evenly_by_key():
 def test_a_batch_of_no_images_is_refused():
     with pytest.raises(ValueError, match=r"^size: 0 is not accepted; use 1 or more"):
         batch_drawer(make_dataset(RAW), 0)
+
+
+@pytest.mark.parametrize(("examples", "size"), [(90, 32), (90, 30), (90, 90), (90, 1)])
+def test_an_epoch_takes_each_example_once_and_the_next_in_another_order(examples, size):
+    index_at, batches = epoch_order(jax.random.key(3), examples, size), -(-examples // size)
+    epochs = [[index_at(epoch * batches + batch) for batch in range(batches)] for epoch in range(3)]
+    for epoch in epochs:
+        assert [len(index) for index in epoch[:-1]] == [size] * (batches - 1)
+        assert len(epoch[-1]) == (examples % size or size)  # what is left is kept
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), np.arange(examples))
+    first, second, third = (np.concatenate(epoch) for epoch in epochs)
+    assert not np.array_equal(first, second) and not np.array_equal(second, third)
+    assert not np.array_equal(first, np.arange(examples))
+
+
+def test_what_a_step_takes_depends_on_the_key_and_the_step_alone():
+    """So that a resumed run takes the same, whatever it took before."""
+    forwards = epoch_order(jax.random.key(3), 90, 32)
+    in_turn = [forwards(step) for step in range(8)]
+    backwards = epoch_order(jax.random.key(3), 90, 32)
+    for step in reversed(range(8)):
+        np.testing.assert_array_equal(backwards(step), in_turn[step])
+    assert not np.array_equal(epoch_order(jax.random.key(4), 90, 32)(0), in_turn[0])
+
+
+def test_the_batch_of_given_examples_is_of_them():
+    data = make_dataset(RAW)
+    index = np.array([5, 3, 70])
+    images, labels = jax.jit(batch_maker(data))(jax.random.key(0), data.train, index)
+    np.testing.assert_allclose(images, normalise(data.train.images[index], data.train.normalisation), atol=1e-5)
+    np.testing.assert_array_equal(labels.argmax(-1), data.train.labels[index])
+    darkened = jax.jit(batch_maker(data, augment=lambda key, images: images // 2))
+    images, _ = darkened(jax.random.key(0), data.train, index)
+    np.testing.assert_allclose(images, normalise(data.train.images[index] // 2, data.train.normalisation), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 91])
+def test_an_epoch_of_no_batches_or_of_none_that_is_whole_is_refused(size):
+    with pytest.raises(ValueError, match=rf"^size: {size} is not accepted; use 1 … 90, the examples of an epoch"):
+        epoch_order(jax.random.key(0), 90, size)
 
 
 def test_crop_and_flip_gives_every_shift_of_the_reflected_image_and_its_mirror():

@@ -12,7 +12,7 @@ from dd_jax.estimates import meta_gradient
 from dd_jax.inner.loop import trainer
 from dd_jax.networks import from_flax, make_network
 from dd_jax.objectives import classification_loss
-from dd_jax.weights.laws import LAWS, initial_weights
+from dd_jax.weights.laws import LAWS, initial_weights, leaky_gain
 
 LENET = make_network("lenet", (28, 28, 1), 10)
 FANS = {"Conv_0": (25, 150), "Conv_1": (150, 400), "Dense_0": (400, 120), "Dense_1": (120, 84), "Dense_2": (84, 10)}
@@ -21,6 +21,9 @@ VARIANCE = {
     "xavier_uniform": lambda i, o: 2 / (i + o),
     "kaiming_fan_in": lambda i, o: 2 / i,
     "kaiming_fan_out": lambda i, o: 2 / o,
+    "kaiming_leaky_fan_in": lambda i, o: 1 / i,
+    "kaiming_leaky_fan_out": lambda i, o: 1 / o,
+    "pytorch": lambda i, o: 1 / (3 * i),
     "normal": lambda i, o: 1.0,
     "zero": lambda i, o: 0.0,
     "default": lambda i, o: 1 / i,  # flax: LeCun's normal
@@ -38,6 +41,7 @@ def draws(law, gain=1.0, count=20):
         *((law, 1.0) for law in VARIANCE),
         pytest.param("xavier_normal", 0.5, marks=pytest.mark.slow),
         pytest.param("normal", 0.5, marks=pytest.mark.slow),
+        pytest.param("kaiming_leaky_fan_in", leaky_gain(0.2), marks=pytest.mark.slow),
     ],
 )
 def test_mean_and_variance(law, gain):
@@ -47,11 +51,50 @@ def test_mean_and_variance(law, gain):
         variance = gain**2 * VARIANCE[law](fan_in, fan_out)
         assert abs(kernel.mean()) <= 5 * np.sqrt(variance / kernel.size)
         assert kernel.var() == pytest.approx(variance, rel=6 * np.sqrt(2 / kernel.size))
-        assert not np.any(params[layer]["bias"])
+        if law == "pytorch":
+            check_uniform(params[layer]["bias"], 1 / np.sqrt(fan_in))
+        else:
+            assert not np.any(params[layer]["bias"])
         if layer == "Dense_0" and ("normal" in law or "kaiming" in law):  # a true normal, not a truncated one
             assert np.mean(kernel**4) / kernel.var() ** 2 == pytest.approx(3, rel=0.03)
-        if law == "xavier_uniform":
-            assert np.abs(kernel).max() <= np.sqrt(3 * variance) * (1 + 1e-6)
+        if law in ("xavier_uniform", "pytorch"):
+            check_uniform(kernel, np.sqrt(3 * variance))
+
+
+def check_uniform(drawn, bound):
+    """As many in each third of the interval as there should be."""
+    drawn = np.asarray(drawn, np.float64)
+    assert np.abs(drawn).max() <= bound * (1 + 1e-6)
+    thirds = np.histogram(drawn, 3, (-bound, bound))[0] / drawn.size
+    np.testing.assert_allclose(thirds, 1 / 3, atol=5 * np.sqrt(2 / 9 / drawn.size))
+
+
+def test_pytorch_s_biases_are_those_of_layers_with_a_kernel():
+    """Its normalisation layers begin at one and zero, as those of flax do."""
+    network = from_flax(Normed(), (4, 4, 1))
+    key = jax.random.key(3)
+    own, drawn = network.init(key)["params"], initial_weights(network, "pytorch")(key)["params"]
+    same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), own, drawn)
+    for path, is_same in jax.tree.leaves_with_path(same):
+        layer, leaf = ("", *(part.key for part in path))[-2:]
+        assert is_same == (not layer.startswith(("Conv", "Dense"))), (layer, leaf)
+    grouped = drawn["Conv_1"]  # one input for each group
+    assert np.abs(grouped["bias"]).max() <= 1 / 3
+
+
+def test_pytorch_s_law_needs_the_names_of_kernels_and_biases():
+    pair = Network(lambda key: [jnp.ones((3, 4)), jnp.ones(4)], lambda theta, x: x @ theta[0] + theta[1])
+    with pytest.raises(
+        ValueError, match=r"^law: 'pytorch' is not accepted for weights without names 'kernel' and 'bias'"
+    ):
+        initial_weights(pair, "pytorch")
+
+
+@pytest.mark.parametrize(("slope", "gain"), [(1.0, 1.0), (0.0, np.sqrt(2)), (np.sqrt(5), np.sqrt(1 / 3))])
+def test_the_gain_of_a_leaky_relu_s_slope(slope, gain):
+    assert leaky_gain(slope) == pytest.approx(gain)
+    with pytest.raises(ValueError, match=r"^slope: nan is not accepted; use a finite number"):
+        leaky_gain(float("nan"))
 
 
 def test_orthogonal_kernels_have_orthogonal_rows_or_columns_of_length_gain():
@@ -195,6 +238,7 @@ def test_lenet_s_kernels_are_those_of_recorded_results():
         ("normal", float("inf"), "gain: inf is not positive"),
         ("default", 2.0, "no meaning for the law 'default'"),
         ("zero", 2.0, "no meaning for the law 'zero'"),
+        ("pytorch", 2.0, "no meaning for the law 'pytorch'"),
     ],
 )
 def test_an_unknown_law_or_gain_is_refused(law, gain, message):

@@ -26,7 +26,7 @@ from experiments.command_line import command_line
 from experiments.distilled import check_distilled_setting
 from experiments.inner import check_inner
 from experiments.recipe import reported
-from experiments.reported import ADAPTATION, BASELINES, REPORTED
+from experiments.reported import ADAPTATION, ATTACK, BASELINES, REPORTED
 from experiments.settings import jsonable
 
 
@@ -157,12 +157,63 @@ def test_the_paper_s_figures_stand_beside_its_own_presets(experiment):
     assert {preset for preset in presets if reported(experiment, presets[preset])} == OF_THE_PAPER[experiment]
 
 
+def test_the_paper_s_attack_is_that_of_the_authors_presets():
+    quoted = {preset: attack.reported(config) for preset, config in attack.PRESETS.items()}
+    of_paper = {"before": 0.82, "after": 0.07, "checked": True}
+    assert {preset: figures for preset, figures in quoted.items() if figures} == {
+        "cifar10_authors": of_paper,
+        "cifar10_fixed_authors": of_paper,
+    }
+    for preset, config in attack.PRESETS.items():
+        authors = preset.endswith("_authors")
+        assert config.keep_labels is authors
+        assert (config.attacked_weight == 1) is authors
+        if authors:
+            assert (config.base.outer.learning_rate, config.base.outer.b1, config.base.batch_size) == (0.02, 0.5, 1024)
+            assert (config.base.distilled.steps, config.base.distilled.epochs) == (1, 1)
+            assert config.base.weights.nets == (None if "fixed" in preset else 4)
+    learned = dataclasses.replace(
+        attack.PRESETS["cifar10_authors"],
+        base=dataclasses.replace(
+            attack.PRESETS["cifar10_authors"].base,
+            distilled=dataclasses.replace(attack.PRESETS["cifar10_authors"].base.distilled, labels="learned"),
+        ),
+    )
+    assert not attack.reported(learned)
+
+
+def test_every_figure_of_the_paper_says_whether_it_was_checked():
+    """Those that were are marked in the specification: figure 1, and the project page's."""
+    figures = {**REPORTED, **BASELINES, **ADAPTATION, **ATTACK}
+    assert {key for key, quoted in figures.items() if quoted["checked"]} == {
+        ("fixed_init", "mnist", 1, 3, 1),
+        ("fixed_init", "cifar10", 10, 3, 1),
+        ("random_init", "mnist", 10, 3, 1),
+        ("random_init", "cifar10", 10, 3, 1),
+        ("usps_mnist", "no adaptation"),
+        "usps_mnist",
+        ("cifar10", 0, 1, 1, 30),
+    }
+
+
+@pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
+def test_the_authors_presets_alone_take_their_batches_without_replacement(experiment, preset):
+    _, base = of(experiment, preset)
+    assert base.batches == ("epochs" if preset.endswith("_authors") else "replaced")
+    assert base.batches == "replaced" or base.outer.perturbations == 1  # so that a last batch of any size will do
+
+
 def test_no_figure_of_the_paper_is_without_a_preset():
     shapes = {
         (e, base.dataset, base.distilled.steps, base.distilled.epochs, base.distilled.images_per_class)
         for e, (_, base) in ((e, of(e, p)) for e, p in ALL if e in OF_THE_PAPER)
     }
     assert set(REPORTED) <= shapes
+    attacks = {
+        (c.base.dataset, c.attacked, c.base.distilled.steps, c.base.distilled.epochs, c.base.distilled.images_per_class)
+        for c in attack.PRESETS.values()
+    }
+    assert set(ATTACK) <= attacks
     assert set(ADAPTATION) == set(adaptation.PRESETS)
     random = {preset for preset, config in adaptation.PRESETS.items() if config.base.weights.nets is not None}
     measured = {config.dataset for config in baselines.PRESETS.values()}

@@ -1,5 +1,6 @@
 """Banks, adaptation and attack, as a user runs them: on digits, with banks of a few barely trained networks."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -23,7 +24,8 @@ from experiments.training import RunError, Stopped
 QUICK = ["digits", "--recipe.epochs", "2", "--group", "2"]
 LENET = make_network("lenet", (28, 28, 1), 10)
 ADAPTED = ["--dataset", "digits", "--validation-fraction", "0.1", "--batch-size", "32"]
-DISTIL = ["--outer.steps", "3", "--weights.nets", "2", "--weights.validation-nets", "1", "--sets", "2"]
+SETS = ["--sets", "2", "--candidates", "5"]
+DISTIL = ["--outer.steps", "3", "--weights.nets", "2", "--weights.validation-nets", "1", *SETS]
 
 
 def weights(folder):
@@ -174,9 +176,58 @@ def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
     assert before["modified"] == pytest.approx(result["test_accuracy"]["before"], rel=1e-4)
     assert after["others"]["n"] == report["random_real"]["others"]["n"] == 2  # held-out, 1 for validation
     assert (attacked / "attack.png").read_bytes().startswith(b"\x89PNG")
+    for when in (before, after):
+        assert when["attacked"]["mean"] == pytest.approx(when["by_class"][0])
+        assert when["attacked"]["n"] == when["true"]["n"] == 2
+    assert after["true"]["mean"] < after["modified"]["mean"]
     assert "test accuracy by the modified labels" in (attacked / "report.html").read_text()
     labels = load_distilled(attacked / "distilled.npz").labels  # the modified ones
     np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat([1, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10))
+
+
+def test_an_attack_stands_beside_every_baseline(attacked):
+    report = json.loads((attacked / "attack.json").read_text())
+    header, _, *rows = (line.strip("| ").split(" | ") for line in attack.table(report).splitlines())
+    kinds = [f"after {kind}" for kind in ("random real", "optimized real", "k-means", "average real")]
+    assert header == ["before", "after", *kinds, "reported by the paper"]
+    own = [percent(report[name]["attacked"]) for name in ("before", "after", "random_real", "optimized_real", "k_means",
+                                                          "average_real")]  # fmt: skip
+    assert rows[0] == ["0: own accuracy", *own, "–"]
+    assert [row[0] for row in rows[1:6]] == ["0 → 1", "other classes", "true labels", "modified labels", "step size"]
+
+
+def test_the_baselines_images_of_the_attacked_class_carry_the_target_s_label():
+    """They are scored under it, too."""
+    config = dataclasses.replace(attack.PRESETS["digits"], attacked=3, target=5, sets=2, candidates=5)
+    dataset, scored = make_dataset(read("digits"), validation_fraction=0.1), []
+
+    def score(data):
+        scored.append(data)
+        return -len(scored)
+
+    sets = attack._other_baselines(config, dataset, score) | {"random_real": attack._random_sets(config, dataset)}
+    assert {name: len(of_kind) for name, of_kind in sets.items()} == {
+        "optimized_real": 1, "k_means": 1, "average_real": 1, "random_real": 2,
+    }  # fmt: skip
+    wanted = np.repeat([0, 1, 2, 5, 4, 5, 6, 7, 8, 9], 10)
+    assert len(scored) == 5
+    for data in [*scored, *(data for of_kind in sets.values() for data in of_kind)]:
+        np.testing.assert_array_equal(data.labels[0].argmax(-1), wanted)
+    np.testing.assert_array_equal(sets["optimized_real"][0].images, scored[0].images)  # the best of them
+
+
+@pytest.mark.slow
+def test_the_authors_attack_keeps_the_labels_of_its_images(bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(attack, "STEP_SIZES", (0.02, 0.1))
+    command = ["digits_authors", "--weights.bank", str(bank), *DISTIL, "--workdir", str(tmp_path / "run")]
+    attack.main(command)
+    file = load_distilled(tmp_path / "run" / "distilled.npz")
+    np.testing.assert_array_equal(file.labels[0].argmax(-1), np.repeat(np.arange(10), 10))
+    assert file.meta["relabel"] == {"0": 1}  # in every accuracy, all the same
+    config = json.loads((tmp_path / "run" / "result.json").read_text())["config"]
+    assert (config["keep_labels"], config["attacked_weight"]) == (True, 1.0)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(keep_labels is True there and None here"):
+        attack.main([*command, "--no-keep-labels"])
 
 
 @pytest.mark.slow
@@ -232,7 +283,9 @@ def test_measures_of_an_attack_are_counted_by_hand():
     matrix = np.array([[1, 6, 3], [2, 7, 1], [0, 4, 16]])
     scores = measures(matrix[None], attacked=0, target=1)
     assert scores["attacked_to_target"] == pytest.approx([6 / 10])
+    assert scores["attacked"] == pytest.approx([1 / 10])
     assert scores["others"] == pytest.approx([23 / 30])
+    assert scores["true"] == pytest.approx([24 / 40])
     assert scores["modified"] == pytest.approx([29 / 40])
     np.testing.assert_allclose(scores["by_class"], [[0.1, 0.7, 0.8]])
 
@@ -242,7 +295,7 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "STEP_SIZES", (0.02, 0.1))  # fewer, to save time
     workdir = tmp_path / "run"
     adaptation.main(
-        ["mnist_usps", *ADAPTED, "--weights.bank", str(bank), *DISTIL, "--candidates", "5", "--full", str(bank),
+        ["mnist_usps", *ADAPTED, "--weights.bank", str(bank), *DISTIL, "--full", str(bank),
          "--workdir", str(workdir)]
     )  # fmt: skip
     result = json.loads((workdir / "result.json").read_text())
@@ -296,8 +349,9 @@ def test_a_finished_attack_and_adaptation_are_left_as_they_are(attacked, bank, t
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in attacked.rglob("*") if p.is_file()} == before
     printed = capsys.readouterr().out
     assert "| step size | – | 0.0" in printed  # the learned one, beside that of real images
-    with pytest.raises(ValueError, match=r"^sets: 3 is not accepted; use 2, as .*attack.json has"):
-        attack.main([*command, "--sets", "3", "--workdir", str(attacked)])
+    for name, other, held in (("sets", "3", "2"), ("candidates", "6", "5")):
+        with pytest.raises(ValueError, match=rf"^{name}: {other} is not accepted; use {held}, as .*attack.json has"):
+            attack.main([*command, f"--{name}", other, "--workdir", str(attacked)])
 
 
 def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path):
@@ -340,6 +394,8 @@ def test_evaluate_takes_the_bank_s_held_out_networks(attacked, bank, monkeypatch
     ("arguments", "message"),
     [
         (["--target", "0"], "target: 0 is not accepted; use another class than --attacked"),
+        (["--sets", "0"], "sets: 0 is not accepted; use 1 or more"),
+        (["--candidates", "0"], "candidates: 0 is not accepted; use 1 or more"),
         (["--attacked-weight", "0"], "attacked_weight: 0.0 is not accepted; use a positive number"),
         (["--attacked", "10"], "relabel: 10 → 1 has no class 10; use 0 … 9"),
         (["--weights.nets", "4"], "weights.nets: 4 is not accepted; use 1 … 3, the networks of the bank"),

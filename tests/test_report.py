@@ -2,6 +2,7 @@
 
 import html.parser
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from dd_jax.distilled import noise
 from dd_jax.files.figures import draw_curve, draw_images, to_png
 from dd_jax.files.page import html_report
 from dd_jax.files.text import one_line
+from experiments.record import print_result
+from experiments.reported import fields
 
 
 def drawn(figure) -> Any:
@@ -201,3 +204,26 @@ def test_the_page_says_what_it_was_given_and_runs_none_of_it():
     assert f"fixed_init · {shown}" in page.words
     assert shown in page.words
     assert "汉字" in text
+
+
+@pytest.mark.parametrize(("checked", "said"), [(True, "checked"), (False, "from memory")])
+def test_a_figure_of_the_paper_says_whether_it_was_checked(checked, said, capsys):
+    """On the page, and where a run ends."""
+    score = {"mean": 0.5, "std": 0.0, "n": 1}
+    result = {
+        "experiment": "fixed_init",
+        "preset": "mnist",
+        "networks": "known",
+        "outer_steps": 1,
+        "wall_seconds": 1.0,
+        "seed": 0,
+        "device": "",
+        "versions": {"dd_jax": "0", "jax": "0"},
+        "test_accuracy": {"before": score, "after": score},
+        **fields({"before": 0.129, "after": 0.795, "std": 0.081, "checked": checked}),
+        "config": {},
+    }
+    print_result(result, Path("run"))
+    for text in (html_report(result, np.array([0.1]), 1, {}), capsys.readouterr().out):
+        assert f"12.9 % ({said})" in text
+        assert f"79.5 ± 8.1 % ({said})" in text

@@ -80,7 +80,7 @@ def test_the_table_holds_what_was_measured_beside_what_was_reported(checkout, ca
     page = (checkout / "docs/results.md").read_text()
     rows = [line for line in page.splitlines() if "results/fixed_init" in line]
     assert [row.split("|")[-4:-1] for row in rows] == [
-        [" 10.00 % (n = 1) ", " 80.00 ± 1.00 % (n = 200) ", " 96.6 % "],
+        [" 10.00 % (n = 1) ", " 80.00 ± 1.00 % (n = 200) ", " 96.6 % (from memory) "],
         [" 10.00 % (n = 1) ", " 91.23 ± 1.00 % (n = 200) ", " – "],
     ]
     assert "2,400 × 256 | 10 min" in rows[0]
@@ -302,8 +302,19 @@ def test_a_run_without_a_table_is_refused(tmp_path):
 def test_a_table_of_baselines_follows(checkout):
     run = checkout / "runs" / "mnist"
     run.mkdir(parents=True)
-    (run / "result.json").write_text('{"experiment": "baselines", "wall_seconds": 90.0, "rows": []}')
-    (run / "table.md").write_text("| a | b |\n")
+    accuracy = {"mean": 0.75, "std": 0.08, "n": 20}
+    rows = [
+        {"name": "random real", "accuracy": accuracy, "reported": 0.686, "reported_std": 0.098},
+        {"name": "distilled: runs/mine", "accuracy": accuracy, "reported": None, "reported_std": None},
+    ]
+    content = {"experiment": "baselines", "dataset": "mnist", "wall_seconds": 90.0, "rows": rows}
+    (run / "result.json").write_text(json.dumps(content))
+    (run / "table.md").write_text("| as it was printed |\n")
     results.main([str(run)])
     page = (checkout / "docs/results.md").read_text()
-    assert "Baselines on mnist, as many images as `random_init` (90 s):\n\n| a | b |\n" in page
+    assert (
+        "Baselines on mnist, as many images as `random_init` (90 s):\n\n"
+        "| | measured | reported | chosen |\n|---|---|---|---|\n"
+        "| random real | 75.00 ± 8.00 % (n = 20) | 68.6 ± 9.8 % (from memory) | – |\n"
+        "| distilled: runs/mine | 75.00 ± 8.00 % (n = 20) | – | – |\n"
+    ) in page

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -15,11 +16,13 @@ from dd_jax.base import Network
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.figures import draw_images
 from dd_jax.outer import OuterRecipe
-from experiments import distil, evaluate, fixed_init, record, results, seeds
+from experiments import distil, evaluate, fixed_init, record, results, seeds, training
 from experiments.distilled import DistilledSetting
 from experiments.nets import nets_of
+from experiments.relabelled import Relabelled
 from experiments.settings import Weights, dataset_from, path_from
 from experiments.streams import streams
+from experiments.training import Stopped
 
 TINY = ("--outer.steps", "4", "--batch-size", "8", "--distilled.epochs", "2", "--validation-fraction", "0.2")
 
@@ -154,6 +157,74 @@ def test_a_run_goes_on_from_another_under_its_own_bound_with_other_batches(copie
     assert not any(np.array_equal(a, b) for a in of_first for b in seen)
 
 
+BY_EPOCH = ("--batches", "epochs", "--batch-size", "10", "--outer.steps", "12")  # of 57 examples: 5 times 10, and 7
+
+
+class _stops_at:
+    """``signals`` of a user who stops a run after so many steps."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def __enter__(self):
+        def signalled():
+            self.left -= 1
+            return 0 if self.left else signal.SIGTERM
+
+        return signalled
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.mark.slow
+def test_batches_by_epoch_have_every_example_once_and_a_resumed_run_has_the_same(copied, monkeypatch):
+    seen = []
+
+    def noting(dataset, **settings):
+        make = batch_maker(dataset, **settings)
+
+        def noted(key, split, index):
+            jax.debug.callback(lambda i: seen.append(np.asarray(i)), index)
+            return make(key, split, index)
+
+        return noted
+
+    batch_maker = distil.batch_maker
+    with monkeypatch.context() as patch:
+        patch.setattr(distil, "batch_maker", noting)
+        run(copied / "mine.npz", copied / "epoch", *BY_EPOCH, "--outer.steps", "6")
+        jax.effects_barrier()
+    assert sorted(map(len, seen)) == [7, *[10] * 5]
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(57))
+
+    run(copied / "mine.npz", copied / "whole", *BY_EPOCH)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "signals", lambda: _stops_at(8))  # within the second epoch
+        with pytest.raises(Stopped, match="stopped after step 8 of 12"):
+            run(copied / "mine.npz", copied / "resumed", *BY_EPOCH)
+    run(copied / "mine.npz", copied / "resumed", *BY_EPOCH)
+    for name in ("images", "step_sizes"):
+        resumed, whole = (getattr(load_distilled(copied / w / "distilled.npz"), name) for w in ("resumed", "whole"))
+        assert resumed.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "58"], "batch_size: 58 is not accepted; use 1 … 57, the training examples, with batches"),
+        (
+            ["--outer.perturbations", "5"],
+            "batches: 'epochs' is not accepted; use 'replaced', or outer.perturbations that divide 7, the last batch",
+        ),
+    ],
+)
+def test_batches_by_epoch_that_cannot_be_are_refused(copied, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        run(copied / "mine.npz", copied / "refused", *BY_EPOCH, *options)
+    assert not (copied / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -186,12 +257,12 @@ def test_labels_are_relabelled_once(copied):
         workdir=copied / "swapped",
     )
     swap = {0: 1, 1: 0}
-    distil.run("attack", "mine", config, relabel=swap)
+    distil.run("attack", "mine", config, attack=Relabelled(swap))
     first = load_distilled(copied / "swapped" / "distilled.npz")
     assert first.labels[0].argmax(-1).tolist() == [1, 0, 2]
     onwards = DistilledSetting(epochs=2, first=copied / "swapped")
     then = dataclasses.replace(config, distilled=onwards, workdir=copied / "then")
-    distil.run("attack", "mine", then, relabel=swap)
+    distil.run("attack", "mine", then, attack=Relabelled(swap))
     np.testing.assert_array_equal(load_distilled(copied / "then" / "distilled.npz").labels, first.labels)
     refused = dataclasses.replace(then, workdir=copied / "refused")
     with pytest.raises(ValueError, match=r"has relabel \{'0': 1, '1': 0\}, and this run None; they must"):

@@ -49,12 +49,14 @@ def html_report(result: Mapping[str, Any], step_sizes: np.ndarray, distinct: int
 
 def _accuracies(result: Mapping[str, Any], steps: int) -> str:
     test, known = result["test_accuracy"], result.get("networks", "known") == "known"
-    reported = percent_reported(result["reported"], result.get("reported_std"))
+    checked = result.get("reported_checked")
+    before = percent_reported(result["reported_before"], checked=checked)
+    after = percent_reported(result["reported"], result.get("reported_std"), checked=checked)
     return _table(
         (accuracy_title(result), "measured", "reported by the paper"),
         [
-            ("before any step", percent(test["before"], known=known), percent_reported(result["reported_before"])),
-            (f"after {steps} steps", percent(test["after"], known=known), reported),
+            ("before any step", percent(test["before"], known=known), before),
+            (f"after {steps} steps", percent(test["after"], known=known), after),
         ],
     )
 
