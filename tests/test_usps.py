@@ -12,7 +12,8 @@ import threading
 import numpy as np
 import pytest
 
-from dd_jax.data.readers import read, tfds, usps
+from dd_jax.data.readers import RawData, read, tfds, usps, usps_28
+from dd_jax.data.readers.usps_28 import TRAIN_FRACTION, centred, with_margin
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 16, 16), dtype=np.uint8)
@@ -99,6 +100,53 @@ def test_usps_is_downloaded_prepared_and_read_by_name(source, tmp_path):
     for path in source.iterdir():
         path.unlink()
     np.testing.assert_array_equal(read("usps").images, raw.images)  # prepared once, not downloaded again
+
+
+def blob(side, top, left, height, width):
+    image = np.zeros((side, side, 1), np.uint8)
+    image[top : top + height, left : left + width] = 200
+    return image
+
+
+def test_digits_are_brought_to_mnist_s_size_and_centred_by_their_mass():
+    high, low = blob(16, 3, 4, 8, 8), blob(16, 7, 4, 8, 8)  # in 20×20, 10 pixels high and wide
+    images = centred(np.stack([high, low, blob(16, 0, 0, 16, 16), blob(16, 0, 0, 16, 1)]))
+    assert (images.shape, images.dtype) == ((4, 28, 28, 1), np.uint8)
+    np.testing.assert_array_equal(images[0], images[1])  # wherever they were
+    bright = np.argwhere(images[0][..., 0] > 100)
+    assert (bright.min(0).tolist(), bright.max(0).tolist()) == ([9, 9], [18, 18])
+    full = np.argwhere(images[2][..., 0] > 0)
+    assert (full.min(0).tolist(), full.max(0).tolist()) == ([4, 4], [23, 23])  # a margin of 4 on each side
+    assert np.argwhere(images[3][..., 0] > 100)[:, 1].tolist() == [8] * 20  # no farther than the edge of its box
+
+
+def test_all_images_of_usps_are_split_anew_in_the_same_way():
+    every = np.random.default_rng(1).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+    labels = np.arange(50, dtype=np.int32) % 10
+    raw = RawData(every[:35], labels[:35], every[35:], labels[35:], tuple("0123456789"))
+    split = with_margin(raw)
+    assert [len(part) for part in (split.images, split.labels, split.test_images, split.test_labels)] == [
+        40,
+        40,
+        10,
+        10,
+    ]
+    numbers = {image.tobytes(): i for i, image in enumerate(centred(every))}
+    order = [numbers[image.tobytes()] for image in np.concatenate([split.images, split.test_images])]
+    assert sorted(order) == list(range(50))
+    assert 0 < sum(i >= 35 for i in order[:40]) < 15  # of both former parts
+    np.testing.assert_array_equal(np.concatenate([split.labels, split.test_labels]), labels[order])
+    np.testing.assert_array_equal(with_margin(raw).images, split.images)
+    assert int(TRAIN_FRACTION * 9298) == 7438
+
+
+def test_usps_28_is_read_by_name(monkeypatch):
+    asked = []
+    raw = RawData(IMAGES[:20, ..., None], DIGITS[:20], IMAGES[20:, ..., None], DIGITS[20:], tuple("0123456789"))
+    monkeypatch.setattr(usps_28, "read_tfds", lambda name: asked.append(name) or raw)
+    assert read("usps_28").images.shape == (24, 28, 28, 1)
+    assert read("usps_28", 32, 3).images.shape == (24, 32, 32, 3)
+    assert asked == ["usps", "usps"]
 
 
 def test_reading_registers_usps_by_itself():
