@@ -418,6 +418,61 @@ def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkey
         ablations.main(["digits", "--axes", "width", "--workdir", str(tmp_path / "b")])
 
 
+def test_a_run_that_two_settings_share_is_made_once():
+    base = ablations.PRESETS["mnist"].base  # 10 steps of 10 images, 3 epochs
+    several, one = (ablations._runs(base, f"{kind}_two_epochs") for kind in ("steps", "one_step"))
+    shapes = [(r.distilled.steps, r.distilled.epochs, r.distilled.images_per_class) for _, r in several + one]
+    assert shapes == [(s, 2, 1) for s in (1, 2, 5, 10, 20)] + [(1, 2, m) for m in (1, 2, 5, 10, 20)]
+    assert several[0] == one[0]
+    assert ("steps_two_epochs_10", several[3][1]) == ablations._runs(base, "epochs")[1]
+    assert ablations._runs(base, "epochs")[2] == ("base", base)
+    folders = {}
+    for axis in ablations.VALUES:
+        for folder, run in [] if axis.startswith("test") else ablations._runs(base, axis):
+            assert folders.setdefault(folder, run) == run  # a folder is of one run,
+    assert len(set(folders.values())) == len(folders)  # and a run has one folder
+
+
+def test_the_fixed_rate_is_chosen_on_validation_at_the_epochs_trained_for(tmp_path, monkeypatch):
+    asked = []
+
+    def evaluated(path, config):
+        asked.append(config)
+        rate = config.training.learning_rate
+        return {"scores": [{"accuracy": {"mean": 1 - abs(rate - 0.04)}} for _ in config.at]}
+
+    monkeypatch.setattr(ablations.evaluate, "run", evaluated)
+    monkeypatch.setattr(ablations.evaluate, "nets_for", lambda path, count: count)
+    base = ablations.PRESETS["mnist"].base
+    rows = ablations._table("test_epochs_fixed_rate", base, tmp_path, lambda *_: pytest.fail("nothing is distilled"))
+    *choosing, test = asked
+    assert [config.training.learning_rate for config in choosing] == [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+    assert {(c.split, c.at, c.training.epochs, c.nets) for c in choosing} == {("validation", (30,), 3, 10)}
+    assert (test.split, test.at, test.nets) == ("test", (10, 20, 30, 40, 60, 90), 50)
+    assert (test.training.optimizer, test.training.order, test.training.learning_rate) == ("sgd", "stored", 0.03)
+    assert [(row["value"], row["rate"]) for row in rows] == [(e, 0.03) for e in (1, 2, 3, 4, 6, 9)]
+    assert ablations.title_of("test_epochs_fixed_rate", rows) == "epochs at test time, with a fixed rate of 0.03"
+
+
+@pytest.mark.slow
+def test_one_step_stands_beside_several_in_one_figure(tmp_path, monkeypatch):
+    for axis in ("steps_two_epochs", "one_step_two_epochs"):
+        monkeypatch.setitem(ablations.VALUES, axis, (1, 2))
+    monkeypatch.setitem(ablations.VALUES, "test_epochs_fixed_rate", (3, 4))
+    ablations.main(
+        ["digits", "--axes", "steps_two_epochs", "one_step_two_epochs", "test_epochs_fixed_rate",
+         "--base.outer.steps", "2", "--base.weights.test-nets", "2", "--base.weights.nets", "1",
+         "--base.weights.validation-nets", "2", "--workdir", str(tmp_path / "a")]
+    )  # fmt: skip
+    tables = json.loads((tmp_path / "a" / "result.json").read_text())["tables"]
+    assert tables["steps_two_epochs"][0] == tables["one_step_two_epochs"][0]
+    assert tables["test_epochs_fixed_rate"][0]["rate"] in baselines.STEP_SIZES
+    folders = {path.name for path in (tmp_path / "a").iterdir() if path.is_dir()}
+    assert folders == {"base", "steps_two_epochs_1", "steps_two_epochs_2", "one_step_two_epochs_2"}
+    for name in ("steps_two_epochs", "one_step_two_epochs", "test_epochs_fixed_rate", "same_images"):
+        assert (tmp_path / "a" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
