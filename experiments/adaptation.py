@@ -16,7 +16,7 @@ sizes of this run among the choices.
 The ``*_authors`` presets are the settings of the paper's code. There, SVHN's LeNets for 32×32 pixels are put to MNIST's
 28×28 pixels in three channels: the first convolution pads by 2 there, and the weights are the same. The reported
 figures between MNIST and USPS are of another copy of USPS, with digits that are smaller and another split, and are not
-comparable with ours. The ``usps_28`` presets take the copy that is nearest to it (dd_jax.data.readers.usps_28).
+comparable with ours. The ``usps_28`` presets take one that is near to it (dd_jax.data.readers.usps_28).
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dd_jax.data.readers import RawData, read, tfds, usps, usps_28
-from dd_jax.data.readers.usps_28 import TRAIN_FRACTION, centred, with_margin
+from dd_jax.data.readers.usps_28 import TRAIN_FRACTION, framed, with_margin
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 16, 16), dtype=np.uint8)
@@ -102,22 +102,14 @@ def test_usps_is_downloaded_prepared_and_read_by_name(source, tmp_path):
     np.testing.assert_array_equal(read("usps").images, raw.images)  # prepared once, not downloaded again
 
 
-def blob(side, top, left, height, width):
-    image = np.zeros((side, side, 1), np.uint8)
-    image[top : top + height, left : left + width] = 200
-    return image
-
-
-def test_digits_are_brought_to_mnist_s_size_and_centred_by_their_mass():
-    high, low = blob(16, 3, 4, 8, 8), blob(16, 7, 4, 8, 8)  # in 20×20, 10 pixels high and wide
-    images = centred(np.stack([high, low, blob(16, 0, 0, 16, 16), blob(16, 0, 0, 16, 1)]))
-    assert (images.shape, images.dtype) == ((4, 28, 28, 1), np.uint8)
-    np.testing.assert_allclose(images[0], images[1].astype(float), atol=8)  # wherever they were
-    bright = np.argwhere(images[0][..., 0] > 100)
-    assert (bright.min(0).tolist(), bright.max(0).tolist()) == ([9, 9], [18, 18])
-    full = np.argwhere(images[2][..., 0] > 0)
-    assert (full.min(0).tolist(), full.max(0).tolist()) == ([4, 4], [23, 23])  # a margin of 4 on each side
-    assert np.argwhere(images[3][..., 0] > 100)[:, 1].tolist() == [8] * 20  # no farther than the edge of its box
+def test_digits_are_brought_to_mnist_s_size_with_a_margin():
+    bright = np.full((2, 16, 16, 1), 200, np.uint8)
+    bright[1, 8:] = 0
+    images = framed(bright)
+    assert (images.shape, images.dtype) == ((2, 28, 28, 1), np.uint8)
+    inside = np.argwhere(images[0][..., 0])
+    assert (inside.min(0).tolist(), inside.max(0).tolist(), len(inside)) == ([4, 4], [23, 23], 400)
+    np.testing.assert_array_equal(np.flatnonzero(images[1, :, 14, 0] > 100), range(4, 14))  # half of it, from the top
 
 
 def test_all_images_of_usps_are_split_anew_in_the_same_way():
@@ -131,7 +123,7 @@ def test_all_images_of_usps_are_split_anew_in_the_same_way():
         10,
         10,
     ]
-    numbers = {image.tobytes(): i for i, image in enumerate(centred(every))}
+    numbers = {image.tobytes(): i for i, image in enumerate(framed(every))}
     order = [numbers[image.tobytes()] for image in np.concatenate([split.images, split.test_images])]
     assert sorted(order) == list(range(50))
     assert 0 < sum(i >= 35 for i in order[:40]) < 15  # of both former parts
