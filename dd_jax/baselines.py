@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -197,6 +198,28 @@ def with_step_size(distilled: Distilled, step_size: float) -> Distilled:
     """
     positive("step_size", step_size)
     return distilled._replace(step_sizes=jnp.full_like(distilled.step_sizes, step_size))
+
+
+def with_step_sizes(distilled: Distilled, step_sizes: ArrayLike) -> Distilled:
+    """The same data with the learned step sizes of other data, for as many steps as these have.
+
+    Of more step sizes, the first are taken; of fewer, those of the last epoch are repeated, as at evaluation.
+
+    Args:
+      distilled: S steps of images, and T step sizes.
+      step_sizes: ``[E · S]``, 0 or more, for any number of epochs; or ``[1]``, for all steps.
+
+    Raises:
+      ValueError: a step size that is negative or not finite, or another number of them.
+    """
+    values = np.asarray(step_sizes)
+    count, total = distilled.images.shape[0], distilled.step_sizes.shape[0]
+    fits = values.ndim == 1 and (values.size == 1 or (values.size > 0 and values.size % count == 0))
+    require(fits, "step_sizes", f"shape {values.shape}", f"[1], or [E · {count}] with {count} steps in an epoch")
+    require(bool(np.isfinite(values).all() and (values >= 0).all()), "step_sizes", values.min(), "0 or more")
+    last = values[-count:]
+    whole = np.concatenate([values, np.tile(last, -(-total // last.size))])[:total]
+    return distilled._replace(step_sizes=jnp.asarray(whole, distilled.step_sizes.dtype))
 
 
 def best_step_size(step_sizes: Sequence[float], score: Callable[[float], float]) -> float:

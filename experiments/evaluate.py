@@ -50,6 +50,8 @@ class Config:
     """Scale of the law."""
     bank: Path | None = None
     """Take the held-out networks of this bank, the work folder of experiments.pretrain, in place of a law."""
+    bank_size: int | None = None
+    """Height and width of the images that this bank was trained on; those of the images here if not given."""
     nets: int | None = None
     """Networks, 200 if not given; just the one where the data have a network of their own, and no other is given."""
     training: Training = dataclasses.field(default_factory=Training)
@@ -180,6 +182,8 @@ def _held_out(
         return (key[None] if count == 1 else jax.random.split(key, count), thetas), {"known": True}
     if config.bank and (config.law or config.gain):
         raise ValueError(f"bank: {config.bank} is not accepted with a law or a gain; give one or the other")
+    if config.bank_size is not None and config.bank is None:
+        raise ValueError(f"bank_size: {config.bank_size} has no effect without bank; give both")
     validating, bank, count = config.split == "validation", config.bank, config.nets or 200
     if bank is None and known.get("bank") and config.law is None and config.gain is None:
         bank = (_folder(path) / known["bank"]).resolve()
@@ -191,6 +195,7 @@ def _held_out(
     weights = Weights(
         **drawn,
         bank=bank,
+        bank_size=(config.bank_size if config.bank else known.get("bank_size")) if bank else None,
         nets=1,
         test_nets=count,
         validation_nets=count if validating and bank is None else known.get("validation_nets", 10),

@@ -92,16 +92,18 @@ def _of_bank(weights: Weights, network: Network, image_shape: tuple[int, int, in
 def _banks(weights: Weights, network: Network, image_shape: tuple[int, int, int]) -> list[Bank]:
     """Of networks to train on and held-out ones; or of the known networks, the first of those to train on."""
     assert weights.bank is not None
-    trained = load_bank(weights.bank / "train", network, image_shape)
+    side = weights.bank_size
+    shape = image_shape if side is None else (side, side, image_shape[2])
+    trained = load_bank(weights.bank / "train", network, shape)
     if weights.nets is None:
         size = len(trained.accuracy)
         require(weights.known <= size, "weights.known", weights.known, f"1 … {size}, the networks of the bank")
         return [jax.tree.map(lambda leaf: leaf[: weights.known], trained)]
-    return [trained, load_bank(weights.bank / "held_out", network, image_shape)]
+    return [trained, load_bank(weights.bank / "held_out", network, shape)]
 
 
 def _check_weights(weights: Weights) -> None:
-    for name in ("nets", "known", "test_nets", "validation_nets"):
+    for name in ("nets", "known", "test_nets", "validation_nets", "bank_size"):
         count = getattr(weights, name)
         require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
     if weights.nets is not None and weights.known != 1:
@@ -111,6 +113,8 @@ def _check_weights(weights: Weights) -> None:
         train = weights.bank / "train"
         accepted = f"the work folder of experiments.pretrain; there is no {train.absolute()}"
         require(train.is_dir(), "weights.bank", weights.bank, accepted)
+    if weights.bank_size is not None and weights.bank is None:
+        raise ValueError(f"weights.bank_size: {weights.bank_size} has no effect without weights.bank; leave it out")
     if weights.jitter and (weights.bank is None or weights.nets is None):
         raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
     for name in ("law", "gain") if weights.bank is not None else ():

@@ -24,6 +24,8 @@ def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: D
     """What distilled.npz says of itself. Paths in it are from its own folder on."""
     weights = config.weights
     bank = {} if weights.bank is None else {"bank": path_from(workdir, weights.bank)}
+    if weights.bank_size is not None:
+        bank |= {"bank_size": weights.bank_size}
     if weights.bank is not None:
         bank |= {"validation_nets": weights.validation_nets, "fingerprint": result["config"]["bank"]}
     return {

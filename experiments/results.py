@@ -21,7 +21,8 @@ from dd_jax.evaluation import Training
 from dd_jax.files.atomic import write_atomically
 from dd_jax.files.text import percent, percent_reported
 
-from .ablations import TITLES, VALUES
+from .ablations import PICTURES, title_of
+from .adaptation import OTHER_COPY
 from .attack import quoted as quoted_beside
 from .baselines import table as table_of_baselines
 from .command_line import parse, run_as_script
@@ -36,12 +37,12 @@ KEPT: dict[str, dict[str, str]] = {
     "modern": _DISTILLED | {"evaluation.json": "evaluation.json"},
     "seeds": {"result.json": "result.json"},
     "baselines": {"result.json": "result.json", "table.md": "table.md"},
-    "ablations": {"result.json": "result.json"} | {f"{axis}.png": f"{axis}.png" for axis in VALUES},
+    "ablations": {"result.json": "result.json"} | {f"{name}.png": f"{name}.png" for name in PICTURES},
     "pretrain": {"result.json": "result.json"},
     "adaptation": _DISTILLED | {"baselines/result.json": "baselines.json"},
     "attack": _DISTILLED | {"attack.json": "attack.json", "attack.png": "attack.png"},
 }
-OPTIONAL = {"evaluation.json", *(f"{axis}.png" for axis in VALUES)}
+OPTIONAL = {"evaluation.json", *(f"{name}.png" for name in PICTURES)}
 LARGEST = 2**21  # bytes of a file: the weights of a known AlexCifarNet are more
 HEADLINES = ("fixed_init/digits", "fixed_init/mnist", "random_init/mnist", "fixed_init/cifar10")
 """The records of which README.md has a row, in its order."""
@@ -212,7 +213,7 @@ def tables_of(records: Collection[Record]) -> str:
         seconds = _duration(record.json()["wall_seconds"])
         parts += [
             f"Baselines on {record.name}, as many images as `random_init` ({seconds}):",
-            table_of_baselines(_baselines(record)),
+            table_of_baselines(_baselines(record)).rstrip(),
         ]
     for record in of("ablations"):
         parts += [
@@ -222,7 +223,7 @@ def tables_of(records: Collection[Record]) -> str:
         ]
     for experiment, title in (
         ("pretrain", "Banks of trained networks:"),
-        ("adaptation", "Adaptation of trained networks to another data set, test accuracy there:"),
+        ("adaptation", f"Adaptation of trained networks to another data set, test accuracy there. {OTHER_COPY}"),
         ("attack", "Poisoning with one gradient step, on the test set:"),
     ):
         heading, row = _ROWS[experiment]
@@ -351,7 +352,7 @@ def _seeds(record: Record) -> tuple[str, ...]:
 
 
 def _ablation(axis: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
-    return TITLES[axis], ", ".join(f"{row['value']:g}: {percent(row['accuracy'])}" for row in rows)
+    return title_of(axis, rows), ", ".join(f"{row['value']:g}: {percent(row['accuracy'])}" for row in rows)
 
 
 _BANK = "bank | networks × epochs | time | test accuracy | lowest | held-out networks | their test accuracy"

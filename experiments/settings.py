@@ -31,6 +31,9 @@ class Weights:
     """Scale of the law."""
     bank: Path | None = None
     """Draw from a bank of trained networks, the work folder of experiments.pretrain, in place of the law."""
+    bank_size: int | None = None
+    """Height and width of the images that the bank was trained on, where those here are of another size. The network
+    must have the same weights for both, as LeNet has for 28 and 32 pixels."""
     nets: int | None = None
     """Networks drawn anew for each outer step, N; if not given, the networks are known from the start."""
     known: int = 1

@@ -18,6 +18,7 @@ class Streams(NamedTuple):
     real_sets: jax.Array  # real images that distilled ones are compared with
     neighbours: jax.Array  # real images for the nearest neighbours
     bases: jax.Array  # the first basis images
+    augmented_sets: jax.Array  # crops and flips of the real images that baselines are made of
     epochs: jax.Array  # the order of the real examples, where they are taken without replacement
 
 

@@ -21,6 +21,7 @@ from dd_jax.baselines import (
     optimized_real,
     random_real,
     with_step_size,
+    with_step_sizes,
 )
 from dd_jax.data.dataset import Split
 from dd_jax.data.normalisation import Normalisation, normalise
@@ -242,6 +243,34 @@ def test_one_step_size_for_all_steps(step_size):
     changed = with_step_size(distilled, step_size)
     np.testing.assert_allclose(changed.step_sizes, np.full(6, step_size), rtol=1e-5)
     chex.assert_trees_all_equal(changed[:2], distilled[:2])
+
+
+def test_learned_step_sizes_serve_other_data_for_fewer_epochs_and_for_more():
+    distilled = random_real(jax.random.key(0), SPLIT, *FROM_TRAINING)  # 3 epochs of 2 steps
+    for learned, wanted in (
+        ([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4, 0.3, 0.4]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
+        ([0.5, 0.0], [0.5, 0.0] * 3),
+        ([0.5], [0.5] * 6),
+    ):
+        changed = with_step_sizes(distilled, np.array(learned))
+        np.testing.assert_allclose(changed.step_sizes, wanted, rtol=1e-6)
+        chex.assert_trees_all_equal(changed[:2], distilled[:2])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([0.1, 0.2, 0.3], r"shape \(3,\) is not accepted; use \[1\], or \[E · 2\] with 2 steps"),
+        ([], r"shape \(0,\) is not accepted"),
+        (0.1, r"shape \(\) is not accepted"),
+        ([0.1, -0.2], "-0.2 is not accepted; use 0 or more"),
+        ([0.1, math.nan], "nan is not accepted; use 0 or more"),
+    ],
+)
+def test_learned_step_sizes_that_do_not_fit_are_refused(value, message):
+    with pytest.raises(ValueError, match=f"^step_sizes: {message}"):
+        with_step_sizes(random_real(jax.random.key(0), SPLIT, *FROM_TRAINING), value)
 
 
 def test_the_best_step_size_is_the_first_with_the_highest_score():

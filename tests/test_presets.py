@@ -43,6 +43,7 @@ DATA = {
     "mnist": Data(28, 1, 60000),
     "fashion_mnist": Data(28, 1, 60000),
     "usps": Data(16, 1, 7291),
+    "usps_28": Data(28, 1, 7438),
     "svhn_cropped": Data(32, 3, 73257),
     "cifar10": Data(32, 3, 50000),
 }
@@ -135,6 +136,40 @@ def test_the_pretraining_is_accepted(preset):
     assert min(config.networks, config.held_out, config.group) >= 1
 
 
+@pytest.mark.parametrize(
+    ("preset", "epochs", "rate", "halve_every"),
+    [("mnist", 40, 2e-4, 20), ("usps", 130, 2e-4, 40), ("svhn", 65, 2e-4, 20), ("cifar10", 50, 1e-3, 7)],
+)
+def test_the_paper_s_pretraining_is_its_code_s(preset, epochs, rate, halve_every):
+    of_paper = pretrain.PRESETS[preset].recipe
+    assert (of_paper.epochs, of_paper.learning_rate, of_paper.halve_every) == (epochs, rate, halve_every)
+    assert (of_paper.batch_size, of_paper.keep_last, of_paper.b1, of_paper.b2) == (1024, True, 0.5, 0.999)
+    assert (pretrain.PRESETS[preset].networks, pretrain.PRESETS[preset].held_out) == (2000, 220)
+    ours = pretrain.PRESETS[f"{preset}_128"].recipe
+    assert dataclasses.replace(ours, batch_size=1024, keep_last=True) == of_paper
+    assert (ours.batch_size, ours.keep_last) == (128, False)
+
+
+@pytest.mark.parametrize("preset", [preset for preset in adaptation.PRESETS if preset.endswith("_authors")])
+def test_the_authors_adaptation_is_their_code_s(preset):
+    base = adaptation.PRESETS[preset].base
+    batches = 8 if base.dataset == "usps_28" else 59
+    outer, distilled = base.outer, base.distilled
+    assert (outer.steps, outer.halve_every, outer.learning_rate) == (400 * batches, 40 * batches, 0.01)
+    assert (outer.b1, outer.b2, outer.clip, outer.normalise_networks, outer.weight_decay) == (
+        0.5,
+        0.999,
+        None,
+        False,
+        0,
+    )
+    assert (distilled.first, distilled.noise, distilled.step_size) == ("noise", 1.0, 0.02)
+    assert (distilled.steps, distilled.epochs, distilled.images_per_class) == (10, 3, 1)
+    assert (base.batch_size, base.switch_width, base.weights.nets) == (1024, 0, None if "fixed" in preset else 4)
+    bank = pretrain.PRESETS[base.weights.bank.name]
+    assert bank.held_out - base.weights.validation_nets == base.weights.test_nets == 200
+
+
 @pytest.mark.parametrize(("experiment", "preset"), WITH_BANKS)
 def test_the_bank_is_one_that_pretrain_makes_for_such_images(experiment, preset):
     config, base = of(experiment, preset)
@@ -143,7 +178,9 @@ def test_the_bank_is_one_that_pretrain_makes_for_such_images(experiment, preset)
             continue
         bank = pretrain.PRESETS[path.name]
         assert path.as_posix() == f"runs/pretrain/{path.name}"
-        assert (bank.network, image_shape(bank)) == (base.network, image_shape(base))
+        side, _, channels = image_shape(base)
+        side = base.weights.bank_size or side if path == base.weights.bank else side
+        assert (bank.network, image_shape(bank)) == (base.network, (side, side, channels))
         assert base.weights.nets is None or base.weights.nets <= bank.networks
         assert bank.held_out >= 2
     if experiment == "attack" or config.full is not None:
@@ -214,7 +251,7 @@ def test_no_figure_of_the_paper_is_without_a_preset():
         for c in attack.PRESETS.values()
     }
     assert set(ATTACK) <= attacks
-    assert set(ADAPTATION) == set(adaptation.PRESETS)
-    random = {preset for preset, config in adaptation.PRESETS.items() if config.base.weights.nets is not None}
+    assert set(ADAPTATION) == {adaptation.experiment_of_paper(preset) for preset in adaptation.PRESETS}
+    random = {preset for preset in ADAPTATION if adaptation.PRESETS[preset].base.weights.nets is not None}
     measured = {config.dataset for config in baselines.PRESETS.values()}
     assert {of_what for of_what, _ in BASELINES} == random | (measured - {"digits", "fashion_mnist"})

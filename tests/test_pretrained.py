@@ -14,7 +14,7 @@ from dd_jax.data.readers import read
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.text import percent
 from dd_jax.networks import make_network
-from dd_jax.weights.bank import load_bank
+from dd_jax.weights.bank import Bank, load_bank, save_shard
 from experiments import adaptation, attack, baselines, evaluate, pretrain, results
 from experiments.attack import measures
 from experiments.nets import nets_of
@@ -301,9 +301,12 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     result = json.loads((workdir / "result.json").read_text())
     rows = {row["name"]: row["accuracy"] for row in json.loads((workdir / "baselines/result.json").read_text())["rows"]}
     assert list(rows) == [
-        "no adaptation", "random real", "optimized real", "k-means", "average real", "random k-NN", "k-means k-NN",
-        "full training", f"distilled: {workdir}",
+        "no adaptation", "random real", f"random real, step sizes of {workdir}", "optimized real", "k-means",
+        "average real", "random k-NN", "k-means k-NN", f"distilled k-NN: {workdir}", "full training",
+        f"distilled: {workdir}",
     ]  # fmt: skip
+    chosen = [row.get("epochs") for row in json.loads((workdir / "baselines/result.json").read_text())["rows"]]
+    assert all(epochs in (1, 3, 5) for epochs in chosen if epochs is not None)
     assert rows["no adaptation"] == pytest.approx(result["test_accuracy"]["before"])
     assert rows[f"distilled: {workdir}"] == pytest.approx(result["test_accuracy"]["after"])
     assert (rows["full training"]["n"], result["test_accuracy"]["after"]["n"]) == (3, 2)
@@ -315,6 +318,48 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     assert [cells[6], cells[7], cells[-1]] == [
         percent(rows[name]) for name in ("no adaptation", "random real", "full training")
     ]
+
+
+def test_a_bank_of_32_pixels_serves_a_lenet_for_28(tmp_path):
+    """As the paper's code puts SVHN's LeNets to MNIST: the first convolution pads by 2 there."""
+    large, small = (32, 32, 3), (28, 28, 3)
+    of_bank, network = (make_network("lenet", shape, 10) for shape in (large, small))
+    for part, seed in (("train", 0), ("held_out", 1)):
+        thetas = jax.vmap(of_bank.init)(jax.random.split(jax.random.key(seed), 4))
+        save_shard(tmp_path / part, 0, large, Bank(jax.device_get(thetas), np.ones(4)))
+    setting = Weights(bank=tmp_path, bank_size=32, nets=2, validation_nets=1)
+    nets = nets_of(setting, network, small, 0)
+    images = jax.random.normal(jax.random.key(2), (5, *small))
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    (keys, held_out), drawn = nets.test, nets.training(1)
+    assert (len(keys), len(jax.tree.leaves(drawn)[0])) == (3, 2)
+    for thetas in (held_out, drawn):
+        logits, wanted = (
+            jax.vmap(apply, (0, None))(thetas, x) for apply, x in ((network.apply, images), (of_bank.apply, padded))
+        )
+        np.testing.assert_allclose(logits, wanted, atol=1e-5)
+        assert np.std(wanted, axis=0).min() > 0
+    known = nets_of(dataclasses.replace(setting, nets=None), network, small, 0).known
+    np.testing.assert_array_equal(
+        known["params"]["Dense_2"]["kernel"][0],
+        load_bank(tmp_path / "train", of_bank, large).weights["params"]["Dense_2"]["kernel"][0],
+    )
+    with pytest.raises(ValueError, match=r"^bank: .* for images of \(32, 32, 3\), not \(28, 28, 3\)"):
+        nets_of(dataclasses.replace(setting, bank_size=None), network, small, 0)
+    with pytest.raises(ValueError, match=r"^bank: the networks of .* do not fit the network"):
+        nets_of(setting, make_network("convnet", small, 10), small, 0)
+    with pytest.raises(ValueError, match=r"^weights.bank_size: 32 has no effect without weights.bank"):
+        nets_of(Weights(bank_size=32, nets=2), network, small, 0)
+
+
+def test_a_bank_that_is_older_than_a_setting_grows(bank, tmp_path):
+    """Files of banks without a smaller last batch do not speak of it, as they did not before it could be had."""
+    held = json.loads((bank / "config.json").read_text())["recipe"]
+    assert "keep_last" not in held
+    folder = tmp_path / "bank"
+    shutil.copytree(bank, folder)
+    with pytest.raises(ValueError, match=r"other settings \(recipe.keep_last is None there and True here\)"):
+        pretrain.main([*QUICK, "--recipe.keep-last", "--workdir", str(folder)])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Pre-training and banks: what a network becomes depends on its key alone, and what is saved is what is drawn."""
 
+import dataclasses
 import gc
 import logging
 import math
@@ -42,8 +43,8 @@ def keys(*numbers):
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(jnp.array(numbers))
 
 
-def trained(dataset, keys, augment=None):
-    init, epoch = pretraining(LOSS, draw, dataset, RECIPE, augment=augment)
+def trained(dataset, keys, augment=None, recipe=RECIPE):
+    init, epoch = pretraining(LOSS, draw, dataset, recipe, augment=augment)
     state = init(keys)
     for _ in range(RECIPE.epochs):
         state = jax.jit(epoch)(state, dataset.train)
@@ -65,7 +66,8 @@ def test_all_at_once_equals_in_turn(dataset, monkeypatch):
     chex.assert_trees_all_close(trained(dataset, keys(0, 1, 2)).theta, in_turn.theta, rtol=1e-4, atol=1e-6)
 
 
-def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset):
+@pytest.mark.parametrize("keep_last", [False, True])
+def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset, keep_last):
     """Against a plain loop; the order of each epoch is read off what the augmentation sees."""
     seen = []
 
@@ -74,15 +76,19 @@ def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset):
         jax.debug.callback(lambda images: seen.append(np.asarray(images)), images, ordered=True)
         return images
 
-    state = trained(dataset, keys(7), record)
+    state = trained(dataset, keys(7), record, dataclasses.replace(RECIPE, keep_last=keep_last))
     jax.effects_barrier()
-    examples, batches = len(dataset.train.labels), len(dataset.train.labels) // 8
+    examples = len(dataset.train.labels)
+    left = examples % 8
+    assert left > 0
+    batches = examples // 8 + keep_last
+    assert [len(batch) for batch in seen[:batches]] == [8] * (examples // 8) + [left] * keep_last
     assert len(seen) == 3 * batches
     numbers = {image.tobytes(): i for i, image in enumerate(np.asarray(dataset.train.images))}
     order = [[numbers[image.tobytes()] for image in batch] for batch in seen]
     for epoch in range(3):
-        of_epoch = np.ravel(order[epoch * batches : (epoch + 1) * batches])
-        assert len(set(of_epoch)) == 8 * batches <= examples
+        of_epoch = np.concatenate(order[epoch * batches : (epoch + 1) * batches])
+        assert len(set(of_epoch)) == len(of_epoch) == (examples if keep_last else examples - left)
     assert order[:batches] != order[batches : 2 * batches]
     theta = draw(jax.random.fold_in(keys(7)[0], 0))
     adam = optax.scale_by_adam(0.5, 0.999)

@@ -12,7 +12,8 @@ import threading
 import numpy as np
 import pytest
 
-from dd_jax.data.readers import read, tfds, usps
+from dd_jax.data.readers import RawData, read, tfds, usps, usps_28
+from dd_jax.data.readers.usps_28 import TRAIN_FRACTION, framed, with_margin
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 16, 16), dtype=np.uint8)
@@ -99,6 +100,45 @@ def test_usps_is_downloaded_prepared_and_read_by_name(source, tmp_path):
     for path in source.iterdir():
         path.unlink()
     np.testing.assert_array_equal(read("usps").images, raw.images)  # prepared once, not downloaded again
+
+
+def test_digits_are_brought_to_mnist_s_size_with_a_margin():
+    bright = np.full((2, 16, 16, 1), 200, np.uint8)
+    bright[1, 8:] = 0
+    images = framed(bright)
+    assert (images.shape, images.dtype) == ((2, 28, 28, 1), np.uint8)
+    inside = np.argwhere(images[0][..., 0])
+    assert (inside.min(0).tolist(), inside.max(0).tolist(), len(inside)) == ([4, 4], [23, 23], 400)
+    np.testing.assert_array_equal(np.flatnonzero(images[1, :, 14, 0] > 100), range(4, 14))  # half of it, from the top
+
+
+def test_all_images_of_usps_are_split_anew_in_the_same_way():
+    every = np.random.default_rng(1).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+    labels = np.arange(50, dtype=np.int32) % 10
+    raw = RawData(every[:35], labels[:35], every[35:], labels[35:], tuple("0123456789"))
+    split = with_margin(raw)
+    assert [len(part) for part in (split.images, split.labels, split.test_images, split.test_labels)] == [
+        40,
+        40,
+        10,
+        10,
+    ]
+    numbers = {image.tobytes(): i for i, image in enumerate(framed(every))}
+    order = [numbers[image.tobytes()] for image in np.concatenate([split.images, split.test_images])]
+    assert sorted(order) == list(range(50))
+    assert 0 < sum(i >= 35 for i in order[:40]) < 15  # of both former parts
+    np.testing.assert_array_equal(np.concatenate([split.labels, split.test_labels]), labels[order])
+    np.testing.assert_array_equal(with_margin(raw).images, split.images)
+    assert int(TRAIN_FRACTION * 9298) == 7438
+
+
+def test_usps_28_is_read_by_name(monkeypatch):
+    asked = []
+    raw = RawData(IMAGES[:20, ..., None], DIGITS[:20], IMAGES[20:, ..., None], DIGITS[20:], tuple("0123456789"))
+    monkeypatch.setattr(usps_28, "read_tfds", lambda name: asked.append(name) or raw)
+    assert read("usps_28").images.shape == (24, 28, 28, 1)
+    assert read("usps_28", 32, 3).images.shape == (24, 32, 32, 3)
+    assert asked == ["usps", "usps"]
 
 
 def test_reading_registers_usps_by_itself():

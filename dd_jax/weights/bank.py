@@ -56,7 +56,8 @@ def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int])
     Args:
       folder: the bank.
       network: the pair that the weights must fit.
-      image_shape: (H, W, D) of the images that the network will see.
+      image_shape: (H, W, D) of the images that they were trained on. The network may be one for images of another
+        size, if its weights have the same shapes.
 
     Raises:
       ValueError: no bank there, or one of another network or shape of images.

@@ -34,7 +34,9 @@ class PretrainRecipe:
     b2: float = 0.999
     """Adam's second decay, β₂."""
     batch_size: int = 128
-    """Examples of a minibatch; what an epoch leaves over is left out of it."""
+    """Examples of a minibatch."""
+    keep_last: bool = False
+    """Whether what an epoch leaves over is a smaller, last minibatch; if not, it is left out."""
 
 
 def check_pretraining(recipe: PretrainRecipe, examples: int) -> None:
@@ -95,8 +97,10 @@ def pretraining(
     """
     examples, classes = dataset.train.labels.shape[0], len(dataset.class_names)
     check_pretraining(recipe, examples)
-    batches = examples // recipe.batch_size
-    rate = optax.exponential_decay(recipe.learning_rate, recipe.halve_every * batches, 0.5, staircase=True)
+    batches, left = divmod(examples, recipe.batch_size)
+    last = left if recipe.keep_last else 0
+    steps = batches + (last > 0)
+    rate = optax.exponential_decay(recipe.learning_rate, recipe.halve_every * steps, 0.5, staircase=True)
     optimizer = optax.adam(rate, recipe.b1, recipe.b2)
 
     def begin(key):
@@ -105,7 +109,8 @@ def pretraining(
 
     def epoch(training: Training, split: Split) -> Training:
         order_key, augment_key = jax.random.split(jax.random.fold_in(training.key, 1 + training.epoch))
-        order = jax.random.permutation(order_key, examples)[: batches * recipe.batch_size]
+        order = jax.random.permutation(order_key, examples)
+        whole, rest = order[: batches * recipe.batch_size], order[batches * recipe.batch_size :]
 
         def step(state, batch):
             theta, optimizer_state = state
@@ -118,9 +123,11 @@ def pretraining(
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
             return (optax.apply_updates(theta, updates), optimizer_state), None
 
-        steps = (jnp.arange(batches), order.reshape(batches, recipe.batch_size))
-        (theta, state), _ = jax.lax.scan(step, (training.theta, training.optimizer), steps)
-        return Training(training.key, training.epoch + 1, theta, state)
+        numbered = (jnp.arange(batches), whole.reshape(batches, recipe.batch_size))
+        state, _ = jax.lax.scan(step, (training.theta, training.optimizer), numbered)
+        if last:
+            state, _ = step(state, (jnp.array(batches), rest))
+        return Training(training.key, training.epoch + 1, *state)
 
     def epoch_of_share(training: Training, split: Split) -> Training:
         return backend.for_each_network(lambda one: epoch(one, split), training)

@@ -12,6 +12,7 @@ from dd_jax.data.readers.npz import read_npz
 from dd_jax.data.readers.raw import RawData, checked, conform, content_fingerprint
 from dd_jax.data.readers.sources import READERS, Reader, is_path, read
 from dd_jax.data.readers.tfds import read_tfds
+from dd_jax.data.readers.usps_28 import read_usps_28
 
 __all__ = [
     "READERS",
@@ -29,4 +30,5 @@ __all__ = [
     "read_idx",
     "read_npz",
     "read_tfds",
+    "read_usps_28",
 ]

@@ -13,6 +13,7 @@ from dd_jax.data.readers.idx import holds_idx, read_idx
 from dd_jax.data.readers.npz import is_npz, read_npz
 from dd_jax.data.readers.raw import RawData, conform
 from dd_jax.data.readers.tfds import read_tfds
+from dd_jax.data.readers.usps_28 import read_usps_28
 
 
 class Reader(NamedTuple):
@@ -44,6 +45,7 @@ def _path(source: str) -> Path:
 
 READERS: Mapping[str, Reader] = {  # the first that takes a source reads it
     "digits": Reader(lambda source: source == "digits", lambda source, size, channels: read_digits()),
+    "usps_28": Reader(lambda source: source == "usps_28", lambda source, size, channels: read_usps_28()),
     "function": Reader(is_function, lambda source, size, channels: read_function(source)),
     "tfds": Reader(lambda source: not is_path(source), read_tfds),
     "npz": Reader(is_npz, lambda source, size, channels: read_npz(_path(source))),
@@ -63,9 +65,9 @@ def read(source: str, size: int | None = None, channels: int | None = None) -> R
     ``train`` and only such others is refused.
 
     Args:
-      source: ``digits``; the name of a TFDS set (``mnist``, ``usps``, …); ``package.module:function``, a function that
-        returns labelled images; or a path (see :func:`is_path`): an ``.npz`` file, a folder of IDX files, or a folder
-        with a folder of images for each class.
+      source: ``digits``; the name of a TFDS set (``mnist``, ``usps``, …), or ``usps_28``, which is made of one;
+        ``package.module:function``, a function that returns labelled images; or a path (see :func:`is_path`): an
+        ``.npz`` file, a folder of IDX files, or a folder with a folder of images for each class.
       size: height and width to bring each image to, as :func:`conform` does; None for images that are of one size.
       channels: 1 (grey) or 3 (colour), likewise; None for images that are all grey or all in colour.
 
