@@ -26,7 +26,15 @@ from .first_data import Budget, initial_data
 from .inner import check_inner, loop_of, optimizer_of, window_of
 from .nets import count_of
 from .problem import Problem, assemble, identity
-from .recipe import Config, augmentation_of, criterion_of, reported, settings_of, workdir_of
+from .recipe import (
+    Config,
+    augmentation_of,
+    criterion_of,
+    real_augmentation_of,
+    reported,
+    settings_of,
+    workdir_of,
+)
 from .record import draw_pictures, meta_of, print_result
 from .relabelled import NOTHING, Relabelled
 from .reported import Reported, fields
@@ -48,6 +56,7 @@ def _check(config: Config) -> None:
     positive("checkpoint_seconds", config.checkpoint_seconds)
     check_distilled_setting(config.distilled)
     optimizer_of(config.inner)
+    real_augmentation_of(config)
 
 
 def run(
@@ -127,7 +136,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.many)(step)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
-    augment = augmentation_of(config)
+    augment, augment_normalised = augmentation_of(config), real_augmentation_of(config)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=augment)
     batch_of = batch_maker(dataset, augment=augment)
     index_at = _index_at(config, keys.epochs, dataset.train.labels.shape[0], before)
@@ -137,6 +146,8 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         outer_state, key = state
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, before + outer_state.step))
         batch = draw_batch(draw_key, split) if index is None else batch_of(draw_key, split, index)
+        if augment_normalised is not None:
+            batch = (augment_normalised(jax.random.fold_in(draw_key, 1), batch[0]), batch[1])
         moved, info = outer.update(update_key, outer_state, theta, batch)
         in_turn = outer_state.step == step - 1  # not so if the step before, still in flight, was refused
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)

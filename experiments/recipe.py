@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import jax
 
-from dd_jax.base import Criterion
+from dd_jax.augment import NONE, augmentation
+from dd_jax.base import Augment, Criterion
 from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.imports import imported
 from dd_jax.inner.modes import Mode
@@ -38,6 +39,8 @@ class Config(Setting):
     """Crop and flip the real examples at random, as the paper does for CIFAR-10."""
     shift: int = 0
     """Move the real examples at random by up to so many pixels either way, against overfitting a small set."""
+    real_augment: str = NONE
+    """Kinds of augmentation of the real examples, normalised, such as rotate,scale (see dd_jax.augment)."""
     objective: str | None = None
     """The import path of a criterion on the real examples, package.module:function, which takes logits and labels,
     [B, C] each, and returns [B]; cross-entropy if not given."""
@@ -105,7 +108,7 @@ def criterion_of(path: str | None) -> Criterion:
 
 
 def augmentation_of(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Of real examples."""
+    """Of real examples as they are stored, uint8."""
 
     def augment(key, images):
         if config.shift:
@@ -113,3 +116,17 @@ def augmentation_of(config: Config) -> Callable[[jax.Array, jax.Array], jax.Arra
         return crop_and_flip(key, images) if config.augment else images
 
     return augment
+
+
+def real_augmentation_of(config: Config) -> Augment | None:
+    """Of normalised real examples.
+
+    Raises:
+      ValueError: an unknown kind.
+    """
+    if config.real_augment == NONE:
+        return None
+    try:
+        return augmentation(config.real_augment)
+    except ValueError as error:
+        raise ValueError(str(error).replace("augment:", "real_augment:", 1)) from error

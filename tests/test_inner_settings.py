@@ -7,7 +7,7 @@ import pytest
 
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.text import percent
-from experiments import cross_arch, evaluate, fixed_init
+from experiments import cross_arch, evaluate, fixed_init, recipe
 from experiments.inner import Inner, inner_of, loop_of, window_of
 
 OWN = """
@@ -77,6 +77,22 @@ def test_a_run_with_every_piece_is_recorded_and_evaluated_as_it_was_made(quick, 
     assert "after the steps" in capsys.readouterr().out
 
 
+def test_real_examples_are_augmented_before_the_objective_sees_them(quick, own_module, monkeypatch):
+    seen = []
+
+    def brightened(kinds):
+        seen.append(kinds)
+        return lambda key, images: images + 10
+
+    without = load_distilled(quick("--distilled.epochs", "1") / "distilled.npz").images
+    monkeypatch.setattr(recipe, "augmentation", brightened)
+    (own_module / "run").rename(own_module / "without")
+    folder = quick("--distilled.epochs", "1", "--real-augment", "rotate,scale")
+    assert set(seen) == {"rotate,scale"}
+    assert json.loads((folder / "result.json").read_text())["config"]["real_augment"] == "rotate,scale"
+    assert np.abs(load_distilled(folder / "distilled.npz").images - without).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_bases_are_counted_in_what_is_stored(quick):
     folder = quick(
@@ -108,6 +124,7 @@ def test_bases_are_counted_in_what_is_stored(quick):
         (["--inner.classes", "11"], "inner.classes: 11 is not accepted; use 1 … 10"),
         (["--inner.classes", "2", "--inner.order", "shuffled"], "inner.classes: it is not accepted with inner.order"),
         (["--inner.augment", "spin"], "inner.augment: 'spin' is unknown"),
+        (["--real-augment", "spin"], "real_augment: 'spin' is unknown"),
         (["--inner.augment-strength", "2"], "inner.augment_strength: 2.0 has no effect without inner.augment"),
         (["--distilled.images", "0"], "distilled.images: 0 is not accepted; use 1 or more"),
         (["--distilled.images", "3", "--distilled.first", "real"], "distilled.images: 3 is not accepted"),
