@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from dd_jax.base import Network
-from dd_jax.data.dataset import make_dataset
+from dd_jax.data.dataset import make_dataset, take
 from dd_jax.data.normalisation import normalise
 from dd_jax.data.readers import RawData
 from dd_jax.objectives import classification_loss, mean_of
@@ -94,8 +94,8 @@ def test_training_is_adam_with_halvings_over_shuffled_minibatches(dataset, keep_
     adam = optax.scale_by_adam(0.5, 0.999)
     moments = adam.init(theta)
     for t, index in enumerate(order):
-        images, labels = (a[np.array(index)] for a in dataset.train)
-        images = normalise(images, dataset.train.normalisation)
+        images, labels, normalisation = take(dataset.train, np.array(index))
+        images = normalise(images, normalisation)
         gradient = jax.grad(mean_of(LOSS))(theta, images, jax.nn.one_hot(labels, 3))
         direction, moments = adam.update(gradient, moments)
         rate = 0.01 if t < 2 * batches else 0.005

@@ -15,7 +15,7 @@ from PIL import Image
 from dd_jax.data.dataset import make_dataset
 from dd_jax.data.forms import resize
 from dd_jax.data.pictures import read_picture, shown
-from dd_jax.data.readers import READERS, content_fingerprint, is_path, read, tfds
+from dd_jax.data.readers import READERS, RawData, content_fingerprint, is_path, read, tfds, usps_28
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)
@@ -224,8 +224,8 @@ def damaged(path):
 class Sources:
     """A small source of each reader, and one of the same kind that cannot be read; None where there is none."""
 
-    def __init__(self, folder, prepare):
-        self.folder, self.prepare = folder, prepare
+    def __init__(self, folder, prepare, monkeypatch):
+        self.folder, self.prepare, self.monkeypatch = folder, prepare, monkeypatch
 
     def digits(self):
         return "digits", None
@@ -239,6 +239,13 @@ class Sources:
     def tfds(self):
         self.prepare(train=IMAGES, test=255 - IMAGES)
         return "tiny_shapes", "no_such_set"
+
+    def usps_28(self):
+        images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1), np.uint8)
+        labels = (np.arange(30) % 3).astype(np.int32)
+        usps = RawData(images[:20], labels[:20], images[20:], labels[20:], tuple("012"))
+        self.monkeypatch.setattr(usps_28, "read_tfds", lambda name: usps)
+        return "usps_28", None
 
     def npz(self):
         held = {"images": IMAGES, "labels": LABELS, "test_images": IMAGES[:6], "test_labels": LABELS[:6]}
@@ -268,7 +275,7 @@ def sources(tmp_path, prepare, monkeypatch):
     folder = tmp_path / "sources"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    return Sources(folder, prepare)
+    return Sources(folder, prepare, monkeypatch)
 
 
 def check_labelled(images, labels, shape, classes):
