@@ -5,11 +5,12 @@
 ``mnist_known_*`` train one known LeNet, as ``experiments.fixed_init`` does, on images whose labels are learned too
 (Bohdal, Yang and Hospedales 2020; Sucholutsky and Schonlau 2021). The other presets are named for their images per
 class: they train ConvNets never seen, with instance normalisation (Zhao, Mopuri and Bilen 2021), with momentum in the
-loop. Writes what ``experiments.fixed_init`` writes, and goes on where it was interrupted, like it. What this code
-measured is in docs/results.md.
+loop. ``mnist_10_more`` begins where ``mnist_10`` ended. Writes what ``experiments.fixed_init`` writes, and goes on
+where it was interrupted, like it. What this code measured is in docs/results.md.
 """
 
 import dataclasses
+from pathlib import Path
 
 from dd_jax.outer import OuterRecipe
 
@@ -49,6 +50,11 @@ _RANDOM = {
     ),
     "mnist_1": dataclasses.replace(_CONVNET, distilled=DistilledSetting(epochs=20, step_size=0.02, labels="learned")),
     "mnist_10": _CONVNET,
+    "mnist_10_more": dataclasses.replace(
+        _CONVNET,
+        distilled=dataclasses.replace(_CONVNET.distilled, first=Path("runs/modern/mnist_10")),
+        outer=OuterRecipe(steps=2400, learning_rate=0.01, b1=0.98, clip=2.0),
+    ),
 }
 PRESETS = _KNOWN | _RANDOM
 
