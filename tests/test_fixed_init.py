@@ -89,6 +89,7 @@ def test_the_first_images_may_be_real_ones_of_the_training_split(tmp_path):
         assert dataset.train.labels[distance.argmin()] == label.argmax()
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_from_a_finished_one_s_images_and_step_sizes(finished, tmp_path):
     first, then = tmp_path / "first", tmp_path / "then"
     first.mkdir()

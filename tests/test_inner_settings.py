@@ -77,6 +77,7 @@ def test_a_run_with_every_piece_is_recorded_and_evaluated_as_it_was_made(quick, 
     assert "after the steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_real_examples_are_augmented_before_the_objective_sees_them(quick, own_module, monkeypatch):
     seen = []
 
@@ -150,6 +151,7 @@ def test_settings_are_read_back_from_a_file():
     assert window_of(Inner(), 0.5) is None
 
 
+@pytest.mark.slow
 def test_data_are_scored_on_other_networks_as_a_table(quick, own_module, capsys):
     folder, table = quick("--weights.nets", "1", "--weights.test-nets", "2"), own_module / "table.json"
     networks = ["own_dd_jax_module:make:width=3", "mlp:hidden=8"]

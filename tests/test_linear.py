@@ -196,6 +196,7 @@ def finished(tmp_path_factory):
     return workdir, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_learned_data_reach_the_optimum_from_d_examples_on_and_the_bound_below(finished):
     result = json.loads((finished[0] / "result.json").read_text())
     below, *enough = result["excess_loss"]
@@ -211,6 +212,7 @@ def test_learned_data_reach_the_optimum_from_d_examples_on_and_the_bound_below(f
     assert result["examples_needed"] == result["reported_examples_needed"] == 2
 
 
+@pytest.mark.slow
 def test_the_run_writes_its_files_and_prints_a_row_for_every_m(finished):
     workdir, printed = finished
     written = sorted(p.name for p in workdir.iterdir() if p.name != ".lock")

@@ -166,6 +166,7 @@ def attacked(bank, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
     result, report = (json.loads((attacked / name).read_text()) for name in ("result.json", "attack.json"))
     before, after = report["before"], report["after"]
@@ -185,6 +186,7 @@ def test_an_attack_turns_one_class_and_says_what_it_cost(attacked):
     np.testing.assert_array_equal(labels[0].argmax(-1), np.repeat([1, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10))
 
 
+@pytest.mark.slow
 def test_an_attack_stands_beside_every_baseline(attacked):
     report = json.loads((attacked / "attack.json").read_text())
     header, _, *rows = (line.strip("| ").split(" | ") for line in attack.table(report).splitlines())
@@ -249,6 +251,7 @@ def test_examples_of_the_attacked_class_weigh_what_is_asked(attacked, bank, tmp_
     assert losses[0] - losses[1] > 0.1
 
 
+@pytest.mark.slow
 def test_a_bank_that_changes_during_an_attack_is_refused(attacked, bank, tmp_path, monkeypatch):
     """Else its tables would be of other networks than its result."""
     copy = tmp_path / "attacked"
@@ -261,6 +264,7 @@ def test_a_bank_that_changes_during_an_attack_is_refused(attacked, bank, tmp_pat
         attack.main(["digits", "--weights.bank", str(bank), *DISTIL, "--workdir", str(copy)])
 
 
+@pytest.mark.slow
 def test_another_attack_or_a_bank_that_grew_is_another_run(attacked, bank, tmp_path):
     """In the same folder it would go on from images made for something else."""
     command = ["digits", *DISTIL, "--outer.steps", "60", "--outer.learning-rate", "0.1"]
@@ -320,6 +324,7 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_a_bank_of_32_pixels_serves_a_lenet_for_28(tmp_path):
     """As the paper's code puts SVHN's LeNets to MNIST: the first convolution pads by 2 there."""
     large, small = (32, 32, 3), (28, 28, 3)
@@ -386,6 +391,7 @@ def test_a_fixed_bank_is_its_first_network(bank, tmp_path, monkeypatch):
     assert (asked[0].weights.bank, asked[0].weights.nets, asked[0].steps) == (bank, None, 10)
 
 
+@pytest.mark.slow
 def test_a_finished_attack_and_adaptation_are_left_as_they_are(attacked, bank, tmp_path, monkeypatch, capsys):
     command = ["digits", "--weights.bank", str(bank), *DISTIL, "--outer.steps", "60", "--outer.learning-rate", "0.1"]
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in attacked.rglob("*") if p.is_file()}
@@ -399,6 +405,7 @@ def test_a_finished_attack_and_adaptation_are_left_as_they_are(attacked, bank, t
             attack.main([*command, f"--{name}", other, "--workdir", str(attacked)])
 
 
+@pytest.mark.slow
 def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path):
     for run in (bank, attacked):
         results.record(run, tmp_path)

@@ -161,6 +161,7 @@ def test_evaluate_refuses_a_missing_path_and_bad_settings(finished, tmp_path):
             evaluate.main(arguments)
 
 
+@pytest.mark.slow
 def test_the_baselines_table_has_every_row_and_the_distilled_one_wins(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(baselines, "STEP_SIZES", (0.01, 0.03))  # fewer, to save time
     monkeypatch.setattr(baselines, "FINER", (1.0,))
