@@ -32,8 +32,8 @@ def compiling_for(backend: str) -> Iterator[None]:
 def full_precision() -> Iterator[None]:
     """While open, products are traced in float32, unless ``jax_default_matmul_precision`` says otherwise.
 
-    An accelerator's own choice is a lower one: TF32 on a GPU, one pass of bfloat16 on a TPU. It is made for training by
-    one gradient after another. A meta-gradient is not its like: it passes through products of products of every step.
+    An accelerator's own choice is a lower one: TF32 on a GPU, one pass of bfloat16 on a TPU. That suits ordinary
+    training. A meta-gradient is pulled back through the products of every step, and the errors of all of them add up.
     """
     chosen: str | None = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, its type is unknown
     with jax.default_matmul_precision(chosen or "float32"):

@@ -194,6 +194,12 @@ def test_the_paper_s_figures_stand_beside_its_own_presets(experiment):
     assert {preset for preset in presets if reported(experiment, presets[preset])} == OF_THE_PAPER[experiment]
 
 
+def test_the_paper_s_figures_do_not_stand_beside_whitened_images():
+    config = fixed_init.PRESETS["mnist"]
+    assert reported("fixed_init", config)
+    assert not reported("fixed_init", dataclasses.replace(config, images=dataclasses.replace(config.images, zca=0.1)))
+
+
 def test_the_paper_s_attack_is_that_of_the_authors_presets():
     quoted = {preset: attack.reported(config) for preset, config in attack.PRESETS.items()}
     of_paper = {"before": 0.82, "after": 0.07, "checked": True}

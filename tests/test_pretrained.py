@@ -15,7 +15,7 @@ from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.text import percent
 from dd_jax.networks import make_network
 from dd_jax.weights.bank import Bank, load_bank, save_shard
-from experiments import adaptation, attack, baselines, evaluate, pretrain, results
+from experiments import adaptation, attack, baselines, evaluate, fixed_init, pretrain, results
 from experiments.attack import measures
 from experiments.nets import nets_of
 from experiments.settings import Weights, path_from
@@ -322,6 +322,13 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     assert [cells[6], cells[7], cells[-1]] == [
         percent(rows[name]) for name in ("no adaptation", "random real", "full training")
     ]
+
+
+def test_a_bank_of_other_images_than_whitened_ones_is_refused_for_these(bank, tmp_path):
+    command = ["digits", "--weights.bank", str(bank), "--weights.law", "xavier_normal", "--weights.gain", "1.0"]
+    with pytest.raises(ValueError, match=r"^images.zca: 0.1 is not accepted; use None, as the networks of .* trained"):
+        fixed_init.main([*command, "--images.zca", "0.1", "--workdir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
