@@ -52,6 +52,11 @@ def networks_at_a_time() -> int:
     return 1 if target() == "cpu" else 50
 
 
+def shares_examples() -> bool:
+    """Whether devices that repeat one loop are faster for sharing its real batch; a CPU's cores are not."""
+    return target() != "cpu"
+
+
 def for_each_network(f: Callable[[Any], Any], xs: Any) -> Any:
     """``f`` of each entry of the leading axis: in turn on a CPU, to keep its caches warm, elsewhere all at once."""
     return jax.lax.map(f, xs) if target() == "cpu" else jax.vmap(f)(xs)

@@ -48,7 +48,12 @@ def _checked_batch(batch: Batch) -> Batch:
 
 
 def meta_gradient(
-    train: Train, objective: Loss, decode: Decode = lambda distilled: distilled, *, chunk: int | None = None
+    train: Train,
+    objective: Loss,
+    decode: Decode = lambda distilled: distilled,
+    *,
+    chunk: int | None = None,
+    axis: str | None = None,
 ) -> Estimate:
     """The outer objective and its gradient in what is learned: ∇_{θ_T} ℓ(x, y; θ_T), pulled back through the loop.
 
@@ -57,6 +62,7 @@ def meta_gradient(
     Args:
       train, objective, decode: as in :func:`outer_objective`.
       chunk: real examples at a time; what suits the backend if not given.
+      axis: a mapped axis that the real batch is dealt out over, if it is: the mean is over all of it.
 
     Returns:
       The estimate; its gradient is zero for integers.
@@ -71,7 +77,7 @@ def meta_gradient(
         batch = _checked_batch(batch)
         trained, pull_back = jax.vjp(lambda params: train(key, theta, decode(params)), params)
         at_a_time = chunk or backend.examples_at_a_time(batch[0].shape)
-        value, adjoint = _gradient_in_chunks(mean_of(objective), trained, batch, at_a_time)
+        value, adjoint = _mean_along(axis, _gradient_in_chunks(mean_of(objective), trained, batch, at_a_time))
         (gradient,) = pull_back(adjoint)
         return value, jax.tree.map(lambda g: jnp.zeros(g.shape) if g.dtype == jax.dtypes.float0 else g, gradient)
 
@@ -95,7 +101,7 @@ def _gradient_in_chunks(mean_loss, theta, batch, chunk):
     return total if whole == size else add(total, jax.tree.map(lambda a: a[whole:], batch))[0]
 
 
-def over_networks(estimate: Estimate, *, normalise: bool = False) -> Estimate:
+def over_networks(estimate: Estimate, *, normalise: bool = False, axis: str | None = None) -> Estimate:
     """The mean over initial weights, for data that train any network (paper, equation 5).
 
     Args:
@@ -103,6 +109,7 @@ def over_networks(estimate: Estimate, *, normalise: bool = False) -> Estimate:
       normalise: scale each network's gradient to norm 1 first. The norms differ tenfold between networks, and without
         it the mean is that of the one or two largest. A network whose value or gradient is not finite is left out of
         both means; where none is finite, neither mean is.
+      axis: a mapped axis that the networks are dealt out over, if they are: the mean is over all of them.
 
     Returns:
       An estimate of θ₀ of N networks, each leaf with a leading axis N. All of them get the same key. It raises
@@ -122,14 +129,14 @@ def over_networks(estimate: Estimate, *, normalise: bool = False) -> Estimate:
             kept = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), with_norm(gradient, 1.0))
             return finite.astype(value.dtype), jnp.where(finite, value, jnp.zeros_like(value)), kept
 
-        share, value, gradient = _mean_over(one, thetas)
+        share, value, gradient = _mean_over(one, thetas, axis)
         # 0/0, which is not finite, where no network is
         return jax.tree.map(lambda mean: mean / share.astype(mean.dtype), (value, gradient))
 
     return mean
 
 
-def perturbed(estimate: Estimate, *, scale: jax.Array | float, count: int) -> Estimate:
+def perturbed(estimate: Estimate, *, scale: jax.Array | float, count: int, axis: str | None = None) -> Estimate:
     """The mean over perturbed images, mean_k ∇L(x̃ + σ ε_k), ε_k ~ N(0, 1).
 
     The inner gradient jumps wherever a ReLU of the network on x̃ switches, so L is a jagged function of x̃: its gradient
@@ -139,10 +146,11 @@ def perturbed(estimate: Estimate, *, scale: jax.Array | float, count: int) -> Es
     Args:
       estimate: of params with a field ``images``, whose leaves are perturbed.
       scale: σ, in normalised pixel units.
-      count: number of perturbations.
+      count: number of perturbations, K.
+      axis: a mapped axis that the perturbations are dealt out over, each with its share of the batch, if they are.
 
     Returns:
-      An estimate. It raises ``ValueError`` if ``count`` does not divide B.
+      An estimate. It raises ``ValueError`` if K does not divide B, or the axis does not divide K.
 
     Raises:
       ValueError: a count below one.
@@ -152,20 +160,27 @@ def perturbed(estimate: Estimate, *, scale: jax.Array | float, count: int) -> Es
 
     def mean(key, params, theta, batch):
         batch = _checked_batch(batch)
-        size = batch[0].shape[0]
-        if size % count:
-            raise ValueError(f"perturbations: {count} does not divide the batch size, {size}")
+        devices, number = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
+        size, mine = batch[0].shape[0], count // devices
+        if count % devices:
+            raise ValueError(
+                f"perturbations: {count} is not accepted; use a multiple of {devices}, the devices they are dealt over"
+            )
+        if size % mine:
+            raise ValueError(f"perturbations: {count} does not divide the batch size, {size * devices}")
         leaves, structure = jax.tree.flatten(params.images)
         keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
         noise = structure.unflatten([_centred_noise(k, count, x, scale) for k, x in zip(keys, leaves, strict=True)])
-        shares = jax.tree.map(lambda a: a.reshape(count, size // count, *a.shape[1:]), batch)
+        if devices > 1:
+            noise = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, number * mine, mine), noise)
+        shares = jax.tree.map(lambda a: a.reshape(mine, size // mine, *a.shape[1:]), batch)
 
         def one(noise_and_share):
             noise, share = noise_and_share
             moved = params._replace(images=jax.tree.map(jnp.add, params.images, noise))
             return estimate(key, moved, theta, share)
 
-        return _mean_over(one, (noise, shares))
+        return _mean_over(one, (noise, shares), axis)
 
     return mean
 
@@ -175,5 +190,9 @@ def _centred_noise(key, count, like, scale):
     return jnp.asarray(scale, noise.dtype) * (noise - noise.mean(0, keepdims=True))
 
 
-def _mean_over(f, xs):
-    return jax.tree.map(lambda a: jnp.mean(a, axis=0), backend.for_each_network(f, xs))
+def _mean_over(f, xs, axis):
+    return _mean_along(axis, jax.tree.map(lambda a: jnp.mean(a, axis=0), backend.for_each_network(f, xs)))
+
+
+def _mean_along(axis, tree):
+    return tree if axis is None or jax.lax.axis_size(axis) == 1 else jax.lax.pmean(tree, axis)

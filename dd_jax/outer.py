@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from dd_jax.base import Batch, Estimate, Params
-from dd_jax.estimates import over_networks, perturbed
+from dd_jax.base import Batch, Distilled, Estimate, Loss, Params, Train
+from dd_jax.estimates import meta_gradient, over_networks, perturbed
 from dd_jax.norms import norm, with_norm
+from dd_jax.parallel import BATCH, NETS, over_devices
 from dd_jax.parametrisations import POSITIVE
 
 
@@ -181,27 +183,40 @@ def clip_by_running_norm(factor: float, decay: float = 0.9) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
-def averaged(recipe: OuterRecipe, estimate: Estimate, *, many: bool) -> Callable[[jax.Array], Estimate]:
-    """What the recipe makes of an estimate at each outer step: its mean over perturbations, and over networks.
+def recipe_estimate(
+    recipe: OuterRecipe,
+    step: jax.Array,
+    train: Train,
+    objective: Loss,
+    decode: Callable[[Any], Distilled],
+    *,
+    many: bool,
+    mesh: Mesh | None = None,
+) -> Estimate:
+    """The meta-gradient of an outer step as the recipe has it: its mean over perturbations, and over networks.
 
     Args:
       recipe: the settings.
-      estimate: of one network, such as :func:`dd_jax.estimates.meta_gradient`'s.
+      step: outer steps done.
+      train, objective, decode: as in :func:`dd_jax.estimates.meta_gradient`.
       many: θ₀ is of N networks, each leaf with a leading axis N (equation 5); else of one (equation 4).
+      mesh: the devices that networks and real examples are dealt out over (see :mod:`dd_jax.parallel`); one if not
+        given.
 
     Raises:
       ValueError: a setting of the recipe is out of range or has no effect.
     """
     check_recipe(recipe, many=many)
-    relative = relative_rate(recipe)
-
-    def at(step):
-        one = estimate
-        if recipe.perturbations > 1:
-            one = perturbed(one, scale=jnp.asarray(recipe.smoothing * relative(step)), count=recipe.perturbations)
-        return over_networks(one, normalise=recipe.normalise_networks) if many else one
-
-    return at
+    nets, batch = (None, None) if mesh is None else (NETS, BATCH)
+    if recipe.perturbations == 1:
+        estimate = meta_gradient(train, objective, decode, axis=batch)
+    else:
+        scale = jnp.asarray(recipe.smoothing * relative_rate(recipe)(step))
+        estimate = meta_gradient(train, objective, decode)
+        estimate = perturbed(estimate, scale=scale, count=recipe.perturbations, axis=batch)
+    if many:
+        estimate = over_networks(estimate, normalise=recipe.normalise_networks, axis=nets)
+    return estimate if mesh is None else over_devices(estimate, mesh, many=many)
 
 
 class OuterState(NamedTuple):

@@ -38,7 +38,7 @@ from dd_jax.files.text import percent, percent_reported
 from dd_jax.weights.bank import load_bank
 
 from . import evaluate as evaluate_experiment
-from .command_line import command_line, run_as_script, use_every_core
+from .command_line import command_line, run_as_script
 from .inner import Inner, inner_of
 from .nets import HeldOut, Nets, dealt
 from .problem import Problem, assemble, identity
@@ -378,5 +378,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    use_every_core()
     run_as_script(main)

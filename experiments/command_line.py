@@ -83,13 +83,12 @@ def _first_paragraph(box: str) -> str:
     return " ".join(words)
 
 
-def use_every_core() -> None:
-    """Makes each core of a CPU a device, for networks to be dealt out over; before anything else of JAX."""
-    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())
-
-
 def run_as_script(main: Callable[[list[str]], None]) -> None:
-    """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1."""
+    """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1.
+
+    Each core of a CPU is a device then, for networks and real examples to be dealt out over.
+    """
+    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())  # before anything else of JAX
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax prints tracebacks of what it raises, too

@@ -21,7 +21,7 @@ from dd_jax.files.text import percent
 from dd_jax.networks import NETWORKS
 
 from . import evaluate
-from .command_line import parse, run_as_script, use_every_core
+from .command_line import parse, run_as_script
 from .workdir import provenance
 
 
@@ -104,5 +104,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    use_every_core()
     run_as_script(main)

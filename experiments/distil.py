@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
 from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
-from dd_jax.estimates import meta_gradient
 from dd_jax.evaluation import Loop, Score
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import save_distilled
 from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
-from dd_jax.outer import OuterState, averaged, check_recipe, outer_optimizer, outer_step
+from dd_jax.outer import OuterState, check_recipe, outer_optimizer, outer_step, recipe_estimate
+from dd_jax.parallel import everywhere, of_networks
 
 from .command_line import command_line
 from .distilled import check_distilled_setting, parametrisation_of, stored_floats
@@ -30,6 +31,7 @@ from .recipe import (
     Config,
     augmentation_of,
     criterion_of,
+    mesh_of,
     real_augmentation_of,
     reported,
     settings_of,
@@ -113,6 +115,7 @@ class _Prepared(NamedTuple):
     inner: Loop
     total: int  # T
     earlier: "Budget"
+    mesh: Mesh
 
 
 def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack: Relabelled) -> _Prepared:
@@ -126,6 +129,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         distilled = attack.distilled(distilled)
     learned, distilled = parametrisation_of(keys.bases, config.distilled, config.inner, distilled)
     inner = loop_of(config.inner, distilled.labels)
+    mesh = mesh_of(config, dataset.train.labels.shape[0], many=nets.many)
     loss = classification_loss(network.apply)
     objective = attack.objective(network, classes, criterion_of(config.objective))
 
@@ -133,7 +137,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         window = window_of(config.inner, step / config.outer.steps)
         how = {"mode": config.mode, "adjoint_clip": config.outer.adjoint_clip, "window": window}
         train = trainer(loss, optimizer=inner.optimizer, order=inner.order, augment=inner.augment, **how)
-        return averaged(config.outer, meta_gradient(train, objective, learned.decode), many=nets.many)(step)
+        return recipe_estimate(config.outer, step, train, objective, learned.decode, many=nets.many, mesh=mesh)
 
     outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
     augment, augment_normalised = augmentation_of(config), real_augmentation_of(config)
@@ -153,12 +157,14 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
-    state = (outer.init(learned.init(distilled)), keys.batches)
+    state = jax.device_put((outer.init(learned.init(distilled)), keys.batches), everywhere(mesh))
+    dealt = of_networks(mesh, many=nets.many)
+    known = None if nets.known is None else jax.device_put(nets.training(0), dealt)
 
     def theta_at(step):
-        return nets.training(before + step)
+        return jax.device_put(nets.training(before + step), dealt) if known is None else known
 
-    return _Prepared(update, state, theta_at, index_at, learned.decode, inner, total, earlier)
+    return _Prepared(update, state, theta_at, index_at, learned.decode, inner, total, earlier, mesh)
 
 
 def _index_at(config: Config, key: jax.Array, examples: int, before: int) -> Callable[[int], np.ndarray | None]:
@@ -177,10 +183,11 @@ def _index_at(config: Config, key: jax.Array, examples: int, before: int) -> Cal
 def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
     """``(state, step) -> (state, info)``, and a line on the memory it needs."""
     update, first, theta_at, index_at, *_ = prepared
-    train = problem.dataset.train
+    whole = everywhere(prepared.mesh)
+    train = jax.device_put(problem.dataset.train, whole)
 
     def arguments(step: int) -> tuple[Any, ...]:
-        return jnp.int32(step), theta_at(step), train, index_at(step)
+        return jax.device_put(np.int32(step), whole), theta_at(step), train, jax.device_put(index_at(step), whole)
 
     say("compiling the outer step")
     of_first = arguments(1)
@@ -263,6 +270,7 @@ def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Sco
         "wall_seconds": trained.seconds,
         "earlier": prepared.earlier,
         "networks": "known" if known else "random",
+        "mesh": dict(prepared.mesh.shape),
         "test_accuracy": {
             "before": mean_and_std(tested.accuracy[:, 0]),
             "after": mean_and_std(tested.accuracy[:, 1]),

@@ -24,7 +24,7 @@ from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.text import percent
 from dd_jax.networks import make_network, parse_options
 
-from .command_line import parse, run_as_script, use_every_core
+from .command_line import parse, run_as_script
 from .inner import inner_of, loop_of
 from .nets import HeldOut, count_of, nets_of
 from .problem import read_images
@@ -246,5 +246,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    use_every_core()
     run_as_script(main)

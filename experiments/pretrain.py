@@ -39,7 +39,7 @@ from dd_jax.weights.bank import Bank, read_shards, save_shard
 from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import PretrainRecipe, Training, pretraining
 
-from .command_line import command_line, run_as_script, use_every_core
+from .command_line import command_line, run_as_script
 from .problem import read_images
 from .say import say
 from .scoring import mean_and_std
@@ -278,5 +278,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    use_every_core()
     run_as_script(main)

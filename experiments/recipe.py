@@ -1,24 +1,29 @@
 """Settings of a distillation, and what they name."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
 
+from dd_jax import backend
 from dd_jax.augment import NONE, augmentation
 from dd_jax.base import Augment, Criterion
+from dd_jax.checks import require, within
 from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.imports import imported
 from dd_jax.inner.modes import Mode
 from dd_jax.objectives import cross_entropy
 from dd_jax.outer import OuterRecipe
+from dd_jax.parallel import device_mesh
 
 from .distilled import DistilledSetting
 from .inner import Inner
 from .reported import REPORTED, Reported
-from .settings import Setting, jsonable
+from .settings import Devices, Setting, jsonable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Config(Setting):
     [B, C] each, and returns [B]; cross-entropy if not given."""
     mode: Mode = "forward_over_reverse"
     """How the inner loop is differentiated: the same numbers for different memory (see dd_jax.inner.modes.Mode)."""
+    devices: Devices = dataclasses.field(default_factory=Devices)
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints."""
     workdir: Path | None = None
@@ -70,7 +76,34 @@ def authors_recipe(config: Config, batches: int, step_size: float) -> Config:
     )
 
 
-_NOT_OF_THE_RESULT = ("workdir", "checkpoint_seconds", "plan")  # settings that do not change it
+def mesh_of(config: Config, examples: int, *, many: bool) -> Mesh:
+    """The devices that an outer step is dealt out over.
+
+    Args:
+      config: the settings.
+      examples: of the training split.
+      many: whether an outer step is on several networks.
+
+    Raises:
+      ValueError: numbers of devices that there are not, or that do not divide the networks or the examples.
+    """
+    networks = (config.weights.nets or config.weights.known) if many else 1
+    dealt, share = [config.outer.perturbations], True
+    if config.outer.perturbations == 1:
+        share = backend.shares_examples()
+        last = examples % config.batch_size if config.batches == "epochs" else 0
+        dealt = [config.batch_size, last]
+    wanted = config.devices
+    with within("devices"):
+        for axis, count, sizes in (("nets", wanted.nets, [networks]), ("batch", wanted.batch, dealt)):
+            accepted = f"a divisor of {math.gcd(*sizes)}"
+            require(count is None or (count >= 1 and math.gcd(*sizes) % count == 0), axis, count, accepted)
+        nets = wanted.nets or math.gcd(networks, jax.device_count() // (wanted.batch or 1))
+        others = jax.device_count() // nets if share else 1
+        return device_mesh(nets, wanted.batch or math.gcd(others, *dealt))
+
+
+_NOT_OF_THE_RESULT = ("workdir", "checkpoint_seconds", "plan", "devices")  # settings that do not change it
 
 
 def settings_of(config: Config, workdir: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dd_jax.base import Distilled, Network
 from dd_jax.data.dataset import Dataset, Split
 from dd_jax.evaluation import Loop, Training, evaluate, evaluate_nets, steps_of
 from dd_jax.objectives import classification_loss, relabelling
-from dd_jax.parallel import sharded
+from dd_jax.parallel import NETS, sharded
 
 from .nets import HeldOut
 
@@ -62,7 +62,7 @@ def scorer(
             steps = at or (0, steps_of(training, distilled))
             return evaluate_nets(keys, draw or thetas, loss, distilled, training, of, steps, inner)
 
-        specs = (P("networks"), P("networks"), P(), P())
+        specs = (P(NETS), P(NETS), P(), P())
         return sharded(of_share, len(keys), *specs)(keys, thetas, distilled, split)
 
     def score(distilled, held_out, split):

@@ -47,6 +47,17 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
+class Devices:
+    """How an outer step is dealt out over the devices there are. It does not change the result but for rounding."""
+
+    nets: int | None = None
+    """Devices that share the networks of a step; as many as divide them if not given."""
+    batch: int | None = None
+    """Devices that share the real examples, or the perturbations, for each share of networks; what the others leave and
+    divides them if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Setting:
     """What the experiments share: the real data, the network and its initial weights."""
 

@@ -9,11 +9,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from dd_jax import backend
-from dd_jax.parallel import sharded
+from dd_jax.parallel import NETS, sharded
 
 
-@pytest.mark.parametrize(("networks", "devices"), [(4, 2), (3, 1)])
-def test_networks_dealt_out_come_back_in_order_from_as_many_devices_as_divide_them(networks, devices):
+@pytest.mark.parametrize(("networks", "devices", "share"), [(4, 2, 2), (3, 2, 2), (1, 1, 1)])
+def test_networks_dealt_out_come_back_in_order_from_all_devices_that_shorten_the_work(networks, devices, share):
     shares = []
 
     def f(thetas, images):
@@ -22,9 +22,9 @@ def test_networks_dealt_out_come_back_in_order_from_as_many_devices_as_divide_th
 
     thetas = {"w": jnp.arange(networks * 2.0).reshape(networks, 2)}
     images = jnp.array([[1.0, 2.0], [3.0, 5.0], [0.0, 7.0]])
-    result = jax.jit(lambda *arguments: sharded(f, networks, P("networks"), P())(*arguments))(thetas, images)
+    result = jax.jit(lambda *arguments: sharded(f, networks, P(NETS), P())(*arguments))(thetas, images)
     np.testing.assert_array_equal(result, np.asarray(thetas["w"]) @ np.asarray(images).T)
-    assert shares == [(networks // devices, 2)]
+    assert shares == [(share, 2)]
     assert len(result.sharding.device_set) == devices
 
 

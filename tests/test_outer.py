@@ -14,11 +14,11 @@ from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
 from dd_jax.outer import (
     OuterRecipe,
-    averaged,
     bound_step_sizes,
     clip_by_running_norm,
     outer_optimizer,
     outer_step,
+    recipe_estimate,
     relative_rate,
 )
 from dd_jax.parametrisations import PIXELS
@@ -32,8 +32,12 @@ def no_loss(theta, images, labels):
 
 def outer_of(loss, recipe, many=False, optimizer=None):
     train = trainer(loss, adjoint_clip=recipe.adjoint_clip)
-    estimate = averaged(recipe, meta_gradient(train, loss, PIXELS.decode), many=many)
-    return outer_step(estimate, optimizer or outer_optimizer(recipe), fixed=PIXELS.fixed)
+
+    def estimate_at(step):
+        return recipe_estimate(recipe, step, train, loss, PIXELS.decode, many=many)
+
+    estimate_at(jnp.int32(0))  # refuses settings
+    return outer_step(estimate_at, optimizer or outer_optimizer(recipe), fixed=PIXELS.fixed)
 
 
 def gradient_of(loss, distilled, theta, batch):

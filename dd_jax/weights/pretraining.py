@@ -16,7 +16,7 @@ from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset, Split, take
 from dd_jax.data.normalisation import normalise
 from dd_jax.objectives import mean_of
-from dd_jax.parallel import sharded
+from dd_jax.parallel import NETS, sharded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +133,9 @@ def pretraining(
         return backend.for_each_network(lambda one: epoch(one, split), training)
 
     def init(keys: jax.Array) -> Training:
-        return sharded(jax.vmap(begin), len(keys), P("networks"))(keys)
+        return sharded(jax.vmap(begin), len(keys), P(NETS))(keys)
 
     def epoch_of_all(training: Training, split: Split) -> Training:
-        return sharded(epoch_of_share, len(training.epoch), P("networks"), P())(training, split)
+        return sharded(epoch_of_share, len(training.epoch), P(NETS), P())(training, split)
 
     return Pretraining(init, epoch_of_all)
