@@ -2,9 +2,10 @@
 
     python -m benchmarks.compare [W1 W2 W3 W4 W5] [--rounds N] [--write]
 
-Each lives in a process of its own, since the threads and the memory of one slow the others down. ``--write`` puts the
-table into benchmarks/README.md, where rows of other workloads stay that were measured over as many rounds on a machine
-of the same description. PyTorch is left out where it is not installed.
+Each lives in a process of its own, since the threads and the memory of one slow the others down. Ours deals the
+networks of W2 out over the devices, each core of a CPU being one. ``--write`` puts the table into benchmarks/README.md,
+where rows of other workloads stay that were measured over as many rounds on a machine of the same description. PyTorch
+is left out where it is not installed.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from multiprocessing.connection import Connection
 
 import jax
 import jax.numpy as jnp
+import joblib
 
 from benchmarks.readme import head, line, machine, write_table, written
-from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
+from benchmarks.workloads import WORKLOADS, arguments, compile_step, devices_for, flops, idiomatic, ours
 
 HEAD = head(
     "workload",
@@ -59,8 +61,12 @@ def _serve(kind: str, name: str, connection: Connection) -> None:
 
         run = torch_unroll.step(workload, arguments(workload))
     else:
-        gradient = ours(workload) if kind == "ours" else idiomatic(workload)
-        step, values, compile_seconds = compile_step(gradient, arguments(workload))
+        mesh = None
+        if kind == "ours":
+            jax.config.update("jax_num_cpu_devices", joblib.cpu_count())  # as the experiments do
+            mesh = devices_for(workload)
+        gradient = ours(workload, mesh=mesh) if kind == "ours" else idiomatic(workload)
+        step, values, compile_seconds = compile_step(gradient, arguments(workload), mesh)
         rate = _matmul_rate() if kind == "ours" else 0.0
 
         def run():

@@ -10,6 +10,7 @@ W5        ConvNet of width 32 on 32×32×3, 10 steps × 3 epochs, 10 images a st
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
@@ -28,6 +30,7 @@ from dd_jax.networks import from_flax, make_network
 from dd_jax.networks.convolution import Method
 from dd_jax.objectives import classification_loss
 from dd_jax.outer import OuterRecipe, outer_optimizer
+from dd_jax.parallel import NETS, device_mesh, everywhere, of_networks, over_devices
 from dd_jax.parametrisations import PIXELS
 from dd_jax.weights.laws import initial_weights
 
@@ -67,24 +70,31 @@ def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.
 
 
 def ours(
-    workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None, **how: Any
+    workload: Workload,
+    mode: Mode = "forward_over_reverse",
+    convolution: Method | None = None,
+    mesh: Mesh | None = None,
+    **how: Any,
 ) -> Callable:
     """The meta-gradient of this package: ``(key, learned, thetas, batch) -> (loss, gradient)``.
 
-    ``how`` is of the loop.
+    The networks of several are dealt out over the mesh. ``how`` is of the loop.
     """
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
     estimate = meta_gradient(trainer(loss, mode=mode, **how), loss, PIXELS.decode)
+    if workload.nets == 1:
+        return lambda key, learned, thetas, batch: estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
+    if mesh is None:
+        return over_networks(estimate)
+    return over_devices(over_networks(estimate, axis=NETS), mesh, many=True)
 
-    def gradient(key, learned, thetas, batch):
-        if workload.nets == 1:
-            return estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
-        return over_networks(estimate)(key, learned, thetas, batch)
 
-    return gradient
+def devices_for(workload: Workload) -> Mesh | None:
+    """The devices that its networks are dealt out over; None for a single network."""
+    return None if workload.nets == 1 else device_mesh(math.gcd(workload.nets, jax.device_count()), 1)
 
 
 class _FlaxLeNet(nn.Module):
@@ -147,8 +157,10 @@ def idiomatic(workload: Workload, **how: Any) -> Callable:
     return jax.value_and_grad(mean_objective, argnums=1)
 
 
-def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compiled, tuple, float]:
-    """The compiled outer step, its arguments, and the seconds that tracing and compiling took."""
+def compile_step(
+    gradient: Callable, arguments: tuple, mesh: Mesh | None = None
+) -> tuple[jax.stages.Compiled, tuple, float]:
+    """The compiled outer step, its arguments, on the devices of a mesh if given, and the seconds that this took."""
     distilled, thetas, batch = arguments
     optimizer = outer_optimizer(RECIPE)
 
@@ -160,6 +172,9 @@ def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compi
         return optax.apply_updates(learned, updates), state, loss
 
     arguments = (jax.random.key(0), learned, optimizer.init(learned), thetas, batch)
+    if mesh is not None:
+        whole = everywhere(mesh)
+        arguments = jax.device_put(arguments, (whole, whole, whole, of_networks(mesh, many=True), whole))
     began = time.perf_counter()
     compiled = jax.jit(step).lower(*arguments).compile()
     return compiled, arguments, time.perf_counter() - began
