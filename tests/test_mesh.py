@@ -3,6 +3,7 @@
 This process has two devices (conftest); a process of its own has eight.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -13,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.files.distilled_file import load_distilled
 from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
 from dd_jax.outer import OuterRecipe, outer_optimizer, outer_step, recipe_estimate
 from dd_jax.parallel import device_mesh, everywhere, of_networks
 from dd_jax.parametrisations import PIXELS
+from experiments import distil, random_init
+from experiments.problem import assemble
 
 KEY = jax.random.key(3)
 
@@ -131,6 +135,60 @@ def test_perturbations_that_devices_do_not_divide_are_refused(small_problem):
 def test_a_mesh_that_there_are_no_devices_for_is_refused(shape, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         device_mesh(*shape)
+
+
+RUN = [
+    "digits", "--outer.steps", "4", "--batch-size", "6", "--distilled.steps", "2", "--weights.nets", "2",
+    "--weights.test-nets", "1", "--weights.validation-nets", "1",
+]  # fmt: skip
+
+
+def test_a_run_goes_on_upon_another_mesh(tmp_path, monkeypatch):
+    """The mesh is no setting of the result: two steps here are on networks dealt out, two on examples dealt out."""
+    random_init.main([*RUN, "--workdir", str(tmp_path / "whole")])
+
+    def refusing_step_3(*arguments):
+        problem = assemble(*arguments)
+        good = problem.nets.training
+
+        def training(step):
+            if step == 3:
+                raise InterruptedError
+            return good(step)
+
+        return problem._replace(nets=problem.nets._replace(training=training))
+
+    part = [*RUN, "--workdir", str(tmp_path / "parts"), "--checkpoint-seconds", "1e-9"]
+    with monkeypatch.context() as patch:
+        patch.setattr(distil, "assemble", refusing_step_3)
+        with pytest.raises(InterruptedError):
+            random_init.main(part)
+    random_init.main([*part, "--devices.nets", "1", "--devices.batch", "2"])
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts")]
+    assert [result["mesh"] for result in results] == [{"nets": 2, "batch": 1}, {"nets": 1, "batch": 2}]
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    assert [[json.loads(line)["step"] for line in lines] for lines in metrics] == [[1, 1, 2, 2, 3, 3, 4, 4]] * 2
+    images = [load_distilled(tmp_path / name / "distilled.npz").images for name in ("whole", "parts")]
+    close(*images, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--devices.nets", "3"], "devices.nets: 3 is not accepted; use a divisor of 2"),
+        (["--devices.batch", "4"], "devices.batch: 4 is not accepted; use a divisor of 6"),
+        (["--devices.nets", "0"], "devices.nets: 0 is not accepted; use a divisor of 2"),
+        (["--devices.nets", "2", "--devices.batch", "2"], "devices.nets × batch: 2 × 2 devices are not accepted"),
+        (
+            ["--outer.perturbations", "3", "--devices.batch", "2"],
+            "devices.batch: 2 is not accepted; use a divisor of 3",
+        ),
+    ],
+)
+def test_devices_that_do_not_fit_a_run_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        random_init.main([*RUN, *options, "--workdir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def outer_steps(mesh, precision):
