@@ -378,8 +378,11 @@ def serve(connection: Connection, on_cpu: bool) -> None:
       connection: to the process that asks.
       on_cpu: leave the accelerator alone, for the sake of another library.
     """
+    chosen: str | None = getattr(jax.config, "jax_platforms")  # noqa: B009, its type is unknown
     if on_cpu:
         jax.config.update("jax_platforms", "cpu")
+    elif chosen and "cpu" not in chosen.split(","):  # the host computes what to compare with
+        jax.config.update("jax_platforms", f"{chosen},cpu")
     connection.send(device_facts())
     while (batch := connection.recv()) is not None:
         for found in measured(*batch):

@@ -1,5 +1,6 @@
 """docs/tpu.md and the files beside it: they parse, their commands are this project's, and run.sh loses nothing."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -100,18 +101,25 @@ def machine(tmp_path):
     (tmp_path / "bin" / "gcloud").write_text(GCLOUD)
     (tmp_path / "bin" / "gcloud").chmod(0o755)
     (tmp_path / "buckets" / "b").mkdir(parents=True)
+    started = []
 
     def start(name, command, every="0.2"):
         (tmp_path / name).mkdir()
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["bash", str(DOCS / "cloud" / "run.sh"), "gs://b/run", "bash", "-c", command],
             cwd=tmp_path / name,
             env=os.environ | {"PATH": path, "BUCKETS": str(tmp_path / "buckets"), "EVERY": every},
+            start_new_session=True,
         )
+        started.append(process)
+        return process
 
     start.bucket = tmp_path / "buckets" / "b" / "run"
-    return start
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_run_sh_goes_on_from_the_bucket_and_says_that_it_has_finished(machine):
