@@ -52,14 +52,18 @@ def images_of(images):
     return torch.tensor(np.moveaxis(np.asarray(images), -1, -3).copy())
 
 
-def step(workload: Workload, arguments):
-    """A function of no arguments that makes one outer step and returns the loss before it."""
+def step(workload: Workload, arguments, device: str = "cpu"):
+    """A function of no arguments that makes one outer step on a device and returns the loss before it."""
     distilled, thetas, (real, real_labels) = arguments
-    images = images_of(distilled.images).requires_grad_()
-    raw = torch.tensor(np.asarray(PIXELS.init(distilled).step_sizes)).requires_grad_()
-    labels, targets = torch.tensor(np.asarray(distilled.labels)), torch.tensor(np.asarray(real_labels))
-    batch = images_of(real)
-    nets = [weights_of(thetas["params"], n) for n in range(workload.nets)]
+
+    def there(array):
+        return torch.as_tensor(np.array(array), device=device)
+
+    images = images_of(distilled.images).to(device).requires_grad_()
+    raw = there(PIXELS.init(distilled).step_sizes).requires_grad_()
+    labels, targets, batch = there(distilled.labels), there(real_labels), images_of(real).to(device)
+    weights = [weights_of(thetas["params"], n) for n in range(workload.nets)]
+    nets = [{name: w.detach().to(device).requires_grad_() for name, w in theta.items()} for theta in weights]
     adam = torch.optim.Adam([images, raw], lr=RECIPE.learning_rate, betas=(RECIPE.b1, RECIPE.b2))
 
     def run() -> float:

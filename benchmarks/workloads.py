@@ -35,6 +35,7 @@ from dd_jax.parametrisations import PIXELS
 from dd_jax.weights.laws import initial_weights
 
 BATCH = 1024
+Over = Callable[[Callable[[Any], Any], Any], Any]
 RECIPE = OuterRecipe(steps=1000, learning_rate=0.01, clip=None)
 
 
@@ -59,14 +60,14 @@ WORKLOADS = {
 }
 
 
-def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.Array]]:
+def arguments(workload: Workload, batch: int = BATCH) -> tuple[Distilled, Any, tuple[jax.Array, jax.Array]]:
     """Distilled data, the weights of all nets (leading axis), and a real batch; the same for every implementation."""
     noise_key, weights_key, batch_key = jax.random.split(jax.random.key(0), 3)
     network = make_network(workload.network, workload.image_shape, 10, options=workload.options)
     thetas = jax.jit(jax.vmap(initial_weights(network)))(jax.random.split(weights_key, workload.nets))
     distilled = noise(noise_key, workload.image_shape, 10, steps=workload.steps, epochs=workload.epochs, step_size=0.02)
-    images = jax.random.normal(batch_key, (BATCH, *workload.image_shape))
-    return distilled, thetas, (images, jnp.eye(10)[jnp.arange(BATCH) % 10])
+    images = jax.random.normal(batch_key, (batch, *workload.image_shape))
+    return distilled, thetas, (images, jnp.eye(10)[jnp.arange(batch) % 10])
 
 
 def ours(
@@ -74,11 +75,13 @@ def ours(
     mode: Mode = "forward_over_reverse",
     convolution: Method | None = None,
     mesh: Mesh | None = None,
+    over: Over | None = None,
     **how: Any,
 ) -> Callable:
     """The meta-gradient of this package: ``(key, learned, thetas, batch) -> (loss, gradient)``.
 
-    The networks of several are dealt out over the mesh. ``how`` is of the loop.
+    Several nets are dealt out over the mesh, if given; else ``over`` goes through them, as ``jax.lax.map`` does, or what
+    suits the backend if it is not given. ``how`` is of the loop.
     """
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
@@ -87,9 +90,16 @@ def ours(
     estimate = meta_gradient(trainer(loss, mode=mode, **how), loss, PIXELS.decode)
     if workload.nets == 1:
         return lambda key, learned, thetas, batch: estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
-    if mesh is None:
+    if mesh is not None:
+        return over_devices(over_networks(estimate, axis=NETS), mesh, many=True)
+    if over is None:
         return over_networks(estimate)
-    return over_devices(over_networks(estimate, axis=NETS), mesh, many=True)
+
+    def gradient(key, learned, thetas, batch):
+        of_each = over(lambda theta: estimate(key, learned, theta, batch), thetas)
+        return jax.tree.map(lambda a: a.mean(0), of_each)
+
+    return gradient
 
 
 def devices_for(workload: Workload) -> Mesh | None:
@@ -180,11 +190,11 @@ def compile_step(
     return compiled, arguments, time.perf_counter() - began
 
 
-def flops(workload: Workload) -> float:
+def flops(workload: Workload, batch: int = BATCH) -> float:
     """The work itself: with F of a forward pass on an image, 3 F for a gradient and 6 F for pulling a step back."""
     module = _FLAX[workload.network](**workload.options)
     network = from_flax(module, workload.image_shape)
     theta = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, *workload.image_shape), jnp.float32)
     analysis = jax.jit(network.apply).lower(theta, images).cost_analysis() or {}
-    return analysis["flops"] * workload.nets * (3 * BATCH + 9 * 10 * workload.steps * workload.epochs)
+    return analysis["flops"] * workload.nets * (3 * batch + 9 * 10 * workload.steps * workload.epochs)

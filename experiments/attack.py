@@ -57,6 +57,7 @@ from .command_line import command_line, run_as_script
 from .distil import run as distil
 from .distilled import DistilledSetting
 from .nets import HeldOut, dealt
+from .precision import in_its_precision
 from .problem import Problem, assemble
 from .recipe import Config as Base
 from .recipe import authors_recipe, is_papers_method, workdir_of
@@ -198,6 +199,7 @@ def measures(confusions: np.ndarray, attacked: int, target: int) -> dict[str, np
     }
 
 
+@in_its_precision
 def run(preset: str, config: Config) -> dict[str, Any] | None:
     """Distils the attack, and measures it beside the baselines.
 

@@ -41,6 +41,7 @@ from . import evaluate as evaluate_experiment
 from .command_line import command_line, run_as_script
 from .inner import Inner, inner_of
 from .nets import HeldOut, Nets, dealt
+from .precision import in_its_precision
 from .problem import Problem, assemble, identity
 from .reported import BASELINES, fields
 from .say import say
@@ -127,6 +128,7 @@ def check(config: Config) -> None:
             require(held[name] == here[name], "full", bank, f"a bank with {here[name]}, as here")
 
 
+@in_its_precision
 def run(preset: str, config: Config, *, reported: str | None = None, note: str = "") -> dict[str, Any]:
     """Measures every row.
 
@@ -273,7 +275,7 @@ def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
         yield "full training", as_it_is((jax.random.split(jax.random.key(0), len(full.accuracy)), full.weights)), {}
     for path in config.against:
         count = evaluate_experiment.nets_for(path, config.weights.test_nets)
-        settings = evaluate_experiment.Config(dataset=config.dataset, nets=count)
+        settings = evaluate_experiment.Config(dataset=config.dataset, nets=count, precision=config.precision)
         yield f"distilled: {path}", evaluate_experiment.run(path, settings)["scores"][-1]["accuracy"], {}
 
 

@@ -22,6 +22,7 @@ from dd_jax.networks import NETWORKS
 
 from . import evaluate
 from .command_line import parse, run_as_script
+from .settings import Precision
 from .workdir import provenance
 
 
@@ -40,6 +41,8 @@ class Config:
     training: Training = dataclasses.field(default_factory=Training)
     split: Literal["test", "validation"] = "test"
     """Choose on validation, and look at test once."""
+    precision: Precision | None = None
+    """What products are computed in; as in the run if not given."""
     output: Path | None = None
     """A JSON file to write."""
 
@@ -72,17 +75,18 @@ def run(path: Path, config: Config) -> dict[str, Any]:
         name, options = network_and_options(text)
         settings = evaluate.Config(
             network=name, network_options=options, law=config.law, gain=config.gain, nets=config.nets,
-            training=config.training, split=config.split,
+            training=config.training, split=config.split, precision=config.precision,
         )  # fmt: skip
         score = evaluate.run(path, settings)["scores"][-1]
         rows[text] = {"accuracy": score["accuracy"], "loss": score["loss"], "steps": score["steps"]}
         print(f"{text}: {percent(score['accuracy'], known=False)}", flush=True)
-    meta = evaluate.load(path).meta
+    file = evaluate.load(path)
     return {
         "distilled": str(path),
-        "made_on": meta.get("network"),
+        "made_on": file.meta.get("network"),
         "split": config.split,
         "training": dataclasses.asdict(config.training),
+        "precision": evaluate.precision_of(file, config.precision),
         "networks": rows,
         **provenance(),
     }

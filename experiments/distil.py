@@ -26,6 +26,7 @@ from .distilled import check_distilled_setting, parametrisation_of, stored_float
 from .first_data import Budget, initial_data
 from .inner import check_inner, loop_of, optimizer_of, window_of
 from .nets import count_of
+from .precision import in_its_precision
 from .problem import Problem, assemble, identity
 from .recipe import (
     Config,
@@ -61,6 +62,7 @@ def _check(config: Config) -> None:
     real_augmentation_of(config)
 
 
+@in_its_precision
 def run(
     experiment: str,
     preset: str,

@@ -27,10 +27,11 @@ from dd_jax.networks import make_network, parse_options
 from .command_line import parse, run_as_script
 from .inner import inner_of, loop_of
 from .nets import HeldOut, count_of, nets_of
+from .precision import products_in
 from .problem import read_images
 from .say import say
 from .scoring import mean_and_std, relabelled_split, scorer
-from .settings import Images, Weights
+from .settings import Images, Precision, Weights
 from .streams import streams
 
 
@@ -63,6 +64,8 @@ class Config:
     """Share of the training split held out of it; the run's own if not given. Another holds examples trained on."""
     seed: int | None = None
     """Draws the networks, never ones that data of any run were made on; the run's own if not given."""
+    precision: Precision | None = None
+    """What products are computed in; as in the run if not given."""
     output: Path | None = None
     """A JSON file to write."""
 
@@ -76,6 +79,11 @@ def load(path: Path) -> DistilledFile:
     return load_distilled(path / "distilled.npz" if path.is_dir() else path)
 
 
+def precision_of(file: DistilledFile, given: str | None) -> str:
+    """What products are computed in: what is given, or as the data were made."""
+    return given or file.meta.get("precision", "float32")
+
+
 def run(path: Path, config: Config) -> dict[str, Any]:
     """Evaluates a distilled set.
 
@@ -87,6 +95,12 @@ def run(path: Path, config: Config) -> dict[str, Any]:
     """
     require(config.nets is None or config.nets >= 1, "nets", config.nets, "1 or more")
     file = load(path)
+    precision = precision_of(file, config.precision)
+    with products_in(precision):
+        return _evaluated(path, file, config) | {"precision": precision}
+
+
+def _evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any]:
     meta, distilled = file.meta, file.distilled
     name = config.dataset or _dataset_of(path, meta)
     known = meta.get("initialisation", {})

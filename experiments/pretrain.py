@@ -40,10 +40,11 @@ from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import PretrainRecipe, Training, pretraining
 
 from .command_line import command_line, run_as_script
+from .precision import in_its_precision
 from .problem import read_images
 from .say import say
 from .scoring import mean_and_std
-from .settings import Images, jsonable
+from .settings import Images, Precision, jsonable
 from .streams import streams
 from .training import RunError, Stopped, read_lines, signals
 from .workdir import claimed, provenance
@@ -79,6 +80,8 @@ class Config:
     """Networks trained at a time; with another number, a group that was interrupted begins anew."""
     seed: int = 0
     """Draws everything about the networks, and the validation split."""
+    precision: Precision = "float32"
+    """What products are computed in (see experiments.settings.Setting)."""
     workdir: Path | None = None
     """Where the bank lives; runs/pretrain/PRESET if not given."""
 
@@ -124,6 +127,7 @@ _SHORT = {
 PRESETS = _SHORT | _PAPER | {f"{name}_128": config for name, config in _128.items()}
 
 
+@in_its_precision
 def run(preset: str, config: Config) -> dict[str, Any]:
     """Trains what is missing of both banks.
 

@@ -38,6 +38,7 @@ def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: D
         "network_options": config.network_options,
         "inner": result["config"]["inner"],
         "objective": config.objective,
+        "precision": config.precision,
         "initialisation": {"law": weights.law, "gain": weights.gain, "seed": config.seed, **bank},
         "steps": config.distilled.steps,
         "epochs": config.distilled.epochs,

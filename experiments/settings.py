@@ -3,10 +3,15 @@
 import dataclasses
 import json
 import os
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dd_jax.data.readers import is_path
+
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+"""JAX's names for what matrix products and convolutions of float32 numbers are computed in. None changes a CPU's."""
+PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,8 @@ class Setting:
     """Share of the training split held out of it for choosing settings."""
     seed: int = 0
     """Draws whatever is random, and the validation split."""
+    precision: Precision = "float32"
+    """What products are computed in. The others are faster on a GPU or TPU, and their meta-gradient is another one."""
 
 
 def jsonable(config: Any, folder: Path = Path()) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from dd_jax.files.figures import to_png
 
 from .say import say
 
+LATER = {"precision": "float32"}
+"""Settings that the first files lack, with what they were then."""
+
 
 @contextlib.contextmanager
 def claimed(workdir: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
@@ -99,7 +102,8 @@ def _check_settings(workdir: Path, settings: Any) -> None:
 def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
     if isinstance(held, dict) and isinstance(wanted, dict):
         keys = [*held, *(key for key in wanted if key not in held)]
-        return [d for key in keys for d in _differences(held.get(key), wanted.get(key), f"{prefix}.{key}".lstrip("."))]
+        held, wanted = ({key: settings.get(key, LATER.get(key)) for key in keys} for settings in (held, wanted))
+        return [d for key in keys for d in _differences(held[key], wanted[key], f"{prefix}.{key}".lstrip("."))]
     return [] if held == wanted else [f"{prefix} is {held} there and {wanted} here"]
 
 
