@@ -27,20 +27,25 @@ def is_first() -> bool:
     return not several() or jax.process_index() == 0
 
 
-def agreed(value: Any) -> Any:
-    """The first process's value, in all of them. All must call this, in the same order.
+def everyones(value: Any) -> list[Any]:
+    """Each process's value, in the order of their numbers. All must call this, in the same order.
 
     Args:
-      value: what JSON can hold; of the other processes it does not matter.
+      value: what JSON can hold.
     """
     if not several():
-        return value
+        return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    padded = np.zeros(-(-size // _BLOCK) * _BLOCK, np.uint8)
-    if is_first():
-        padded[:size] = text
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)[:size]))
+    sizes = multihost_utils.process_allgather(np.int32(text.size))
+    padded = np.zeros(-(-int(sizes.max()) // _BLOCK) * _BLOCK, np.uint8)
+    padded[: text.size] = text
+    texts = multihost_utils.process_allgather(padded)
+    return [json.loads(bytes(text[:size])) for text, size in zip(texts, sizes, strict=True)]
+
+
+def agreed(value: Any) -> Any:
+    """The first process's value, in all of them; see :func:`everyones`."""
+    return everyones(value)[0]
 
 
 def from_first(f: Callable[[], T]) -> T:
@@ -73,4 +78,10 @@ def replicated(tree: Any) -> Any:
     if not several():
         return tree
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
+
+    def spread(leaf):
+        if not leaf.is_fully_addressable:
+            return leaf
+        return multihost_utils.host_local_array_to_global_array(leaf, mesh, PartitionSpec())
+
+    return jax.tree.map(spread, tree)

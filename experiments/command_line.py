@@ -135,7 +135,7 @@ def _expected(error: Exception) -> str | None:
     """The line for an error that is no fault of ours; None for others."""
     if _disk_is_full(error):
         return f"the disk is full ({first_line(error)}); free some space there, and run the command again"
-    if several() and "Connection closed by peer" in str(error):
+    if several() and "Gloo" in str(error):  # the CPU's own network, which alone tells of it
         return f"another process has ended ({first_line(error)}); start all of them again"
     return str(error) if isinstance(error, ValueError | RunError | OSError) else None
 

@@ -105,10 +105,8 @@ def _check_port_is_free(coordinator: str) -> None:
         with socket.create_server(("", int(port))):
             pass
     except OSError as error:
-        raise ValueError(
-            f"hosts.coordinator: {coordinator} is not accepted (port {port} cannot be listened at: {error.strerror}); "
-            "use another port"
-        ) from error
+        why = f"port {port} cannot be used: {os.strerror(error.errno or 0)}"
+        raise ValueError(f"hosts.coordinator: {coordinator} is not accepted ({why}); use another port") from error
 
 
 @contextlib.contextmanager

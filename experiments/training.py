@@ -59,7 +59,7 @@ def ending_at_once() -> Iterator[None]:
                 os._exit(128 + signal.SIGTERM)
         os.close(reading)
 
-    threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=end, name="ending at once", daemon=True).start()
     before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield

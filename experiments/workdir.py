@@ -17,7 +17,7 @@ import dd_jax
 from dd_jax.checks import positive, require  # noqa: F401, for the experiments
 from dd_jax.files.atomic import first_line, write_atomically, write_json
 from dd_jax.files.figures import to_png
-from dd_jax.hosts import agreed, from_first, is_first
+from dd_jax.hosts import everyones, from_first, is_first
 
 from .say import say
 
@@ -114,13 +114,13 @@ def check_local(workdir: Path) -> None:
 
 
 def check_same_everywhere(settings: Mapping[str, Any]) -> None:
-    """Refuses settings, as JSON holds them, that are not those of the first process."""
-    here = json.loads(json.dumps(settings))
-    if differences := _differences(agreed(here), here):
-        raise ValueError(
-            f"hosts: this process has other settings than the first one ({'; '.join(differences)}); start all with the "
-            "same ones"
-        )
+    """Refuses settings, as JSON holds them, that are not the same in all processes."""
+    first, *others = everyones(json.loads(json.dumps(settings)))
+    for number, other in enumerate(others, 1):
+        if differences := _differences(first, other, where=("in process 0", f"in process {number}")):
+            raise ValueError(
+                f"hosts: the processes have different settings ({'; '.join(differences)}); start all with the same"
+            )
 
 
 def _unusable(workdir: Path, error: OSError) -> ValueError:
@@ -145,11 +145,12 @@ def _check_settings(workdir: Path, settings: Any) -> None:
         raise ValueError(f"workdir: {path} is damaged ({error}); choose another folder") from error
 
 
-def _differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:
+def _differences(held: Any, wanted: Any, prefix: str = "", where: tuple[str, str] = ("there", "here")) -> list[str]:
     if isinstance(held, dict) and isinstance(wanted, dict):
         keys = [*held, *(key for key in wanted if key not in held)]
-        return [d for key in keys for d in _differences(held.get(key), wanted.get(key), f"{prefix}.{key}".lstrip("."))]
-    return [] if held == wanted else [f"{prefix} is {held} there and {wanted} here"]
+        names = {key: f"{prefix}.{key}".lstrip(".") for key in keys}
+        return [d for key in keys for d in _differences(held.get(key), wanted.get(key), names[key], where)]
+    return [] if held == wanted else [f"{prefix} is {held} {where[0]} and {wanted} {where[1]}"]
 
 
 @contextlib.contextmanager
