@@ -43,7 +43,7 @@ from .say import say
 from .scoring import mean_and_std, scorer
 from .streams import streams
 from .training import Trained, memory_needed, train
-from .workdir import check_local, check_same_everywhere, claimed, is_finished, provenance
+from .workdir import check_local, check_same_everywhere, claimed, compiled_beside, is_finished, provenance
 
 
 def _check(config: Config) -> None:
@@ -107,7 +107,10 @@ def run(
         return None
     known = reported(experiment, config) if known is None else known
     with claimed(workdir, head | settings) as finished:  # by another process meanwhile, if at all
-        return finished or _distil(workdir, config, head, settings, problem, attack, prepared, known)
+        if finished is not None:
+            return finished
+        with compiled_beside(workdir):
+            return _distil(workdir, config, head, settings, problem, attack, prepared, known)
 
 
 class _Prepared(NamedTuple):

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 from filelock import FileLock, Timeout
+from jax.experimental.compilation_cache import compilation_cache
 from matplotlib.figure import Figure
 
 import dd_jax
+from dd_jax.backend import target
 from dd_jax.checks import positive, require  # noqa: F401, for the experiments
 from dd_jax.files.atomic import first_line, write_atomically, write_json
 from dd_jax.files.figures import to_png
@@ -167,6 +169,26 @@ def draw_missing(path: Path, figure: Callable[[], Figure]) -> None:
     if is_first() and not path.exists():
         with told_if_it_fails(path):
             write_atomically(path, to_png(figure()))
+
+
+@contextlib.contextmanager
+def compiled_beside(workdir: Path) -> Iterator[None]:
+    """While open, JAX keeps compiled programs in ``compiled/`` of a work folder: a run that goes on compiles nothing.
+
+    So it also runs the very same programs, where a GPU's compiler might choose others. Not so where JAX has a folder
+    for them already, as by ``JAX_COMPILATION_CACHE_DIR``; nor on a CPU, where compiling takes seconds, and what is
+    compiled for one may crash another.
+    """
+    if target() == "cpu" or getattr(jax.config, "jax_compilation_cache_dir") is not None:  # noqa: B009, its type
+        yield
+        return
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
 
 
 def provenance() -> dict[str, Any]:

@@ -8,34 +8,37 @@ import threading
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax._src.config import persistent_cache_min_compile_time_secs
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import preemption_drill
+from dd_jax.backend import compiling_for
 from dd_jax.files.checkpoint import checkpoints
 from experiments.training import _Pace, ending_at_once, signals
+from experiments.workdir import compiled_beside
 
 ROOT = Path(__file__).parent.parent
 
 AT_ONCE = """
-import os, signal, sys, time
+import hashlib, sys, time
 from experiments.command_line import run_as_script
 from experiments.training import signals
 
-def blocked(argv):
-    print("blocked", flush=True)
-    time.sleep(0.1)
-    if sys.argv[1] == "in C":  # where Python's own handlers never run: as in XLA, which compiles
-        import ctypes
-        ctypes.CDLL(None).sleep(60)
-        ctypes.CDLL(None).sleep(60)  # the first is cut short by the signal
+def long(argv):
+    print("begun", flush=True)
+    if sys.argv[1] == "in C":  # where Python's own handlers do not run: as where XLA compiles
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
     with signals() as signalled:
         print("within", flush=True)
         while not signalled():
             time.sleep(0.01)
     print("noted", signalled(), flush=True)
-    ctypes.CDLL(None).sleep(60) if sys.argv[1] == "in C" else time.sleep(60)
+    time.sleep(60)
 
-run_as_script(blocked)
+run_as_script(long)
 """
 
 
@@ -47,7 +50,7 @@ def waiting(how):
 
 def test_a_termination_while_xla_compiles_ends_the_process_at_once():
     with waiting("in C") as process:
-        assert process.stdout.readline() == "blocked\n"
+        assert process.stdout.readline() == "begun\n"
         time.sleep(0.5)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -59,7 +62,7 @@ def test_a_termination_while_xla_compiles_ends_the_process_at_once():
 
 def test_where_signals_are_noted_a_termination_is_and_the_next_ends_the_process():
     with waiting("in Python") as process:
-        assert [process.stdout.readline() for _ in range(2)] == ["blocked\n", "within\n"]
+        assert [process.stdout.readline() for _ in range(2)] == ["begun\n", "within\n"]
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "noted 15\n"
         process.send_signal(signal.SIGTERM)
@@ -95,6 +98,39 @@ def test_a_process_alone_looks_at_the_clock_after_every_step(monkeypatch):
             due.append(step)
             pace.saved()
     assert due == [8, 11, 14]
+
+
+@pytest.fixture
+def cache():
+    """JAX as it is where nobody has given it a folder for compiled programs."""
+    compiled = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("cache")
+def test_an_accelerator_s_programs_are_kept_beside_the_run(tmp_path):
+    def compile_one(factor):
+        jax.jit(lambda x: x * factor).lower(jnp.ones(3)).compile()
+        return sorted(p.name for p in tmp_path.rglob("jit__lambda*-cache"))
+
+    with persistent_cache_min_compile_time_secs(0.0):
+        with compiled_beside(tmp_path):
+            assert compile_one(2.0) == []  # a CPU's are not
+        with compiling_for("gpu"), compiled_beside(tmp_path):
+            (first,) = compile_one(3.0)
+            assert compile_one(3.0) == [first]  # from there
+        with compiling_for("gpu"), compiled_beside(tmp_path / "other"):
+            assert len(compile_one(3.0)) == 2
+        assert jax.config.jax_compilation_cache_dir is None
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+        compilation_cache.reset_cache()
+        with compiling_for("gpu"), compiled_beside(tmp_path / "third"):
+            compile_one(5.0)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["compiled", "mine", "other"]
 
 
 @pytest.mark.slow
