@@ -59,7 +59,7 @@ def statuses(running: list[subprocess.Popen[str]]) -> list[int]:
 
 def ended(running: list[subprocess.Popen[str]], kind: signal.Signals, chance: random.Random, longest: float) -> str:
     """Ends a run at a random moment, unless it is at its end before; tells how."""
-    moment = chance.uniform(0.0, longest)
+    moment = chance.uniform(0.0, 0.7 * longest)
     time.sleep(moment)
     victims = running if len(running) == 1 or chance.random() < 0.5 else [chance.choice(running)]
     before_the_end = any(process.poll() is None for process in victims)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from dd_jax import hosts as library
-from dd_jax.files.checkpoint import checkpoints
 from dd_jax.files.distilled_file import load_distilled
 from experiments import fixed_init, random_init
 from experiments.command_line import command_line
@@ -216,6 +215,19 @@ def test_killing_one_ends_the_other(processes, tmp_path, victim):
         assert errors[0].startswith("error: another process has ended (")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killing_one_ends_the_other_within_a_minute_wherever_it_is(processes, tmp_path, victim):
+    """Here JAX finds out, and has no way to end but to abort."""
+    own = [{"waits_at": 4}, {"waits_at": 4}]
+    pair = toys(processes, tmp_path, each=own)
+    begun(pair)
+    assert "waiting\n" in iter(pair[1 - victim].stderr.readline, "")
+    pair[victim].kill()
+    status, _, _ = ends([pair[1 - victim]])[0]
+    assert status == -signal.SIGABRT
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_of_one_ends_both_with_a_line_each(processes, tmp_path, failing):
     own = [{}, {}]
@@ -361,15 +373,17 @@ def experiment(processes, workdir, count, *options, devices=1):
 
 
 @pytest.mark.slow
-def test_an_experiment_in_two_processes_is_as_in_one_with_as_many_devices(processes, tmp_path):
-    """Here each process takes the whole outer step; where they share it, the same holds up to the order of sums."""
-    for name, count, devices in (("one", 1, 1), ("two", 2, 1)):
-        ended = ends(experiment(processes, tmp_path / name, count, devices=devices))
+@pytest.mark.parametrize("devices", [1, 4])
+def test_an_experiment_in_two_processes_is_as_in_one_with_as_many_devices(processes, tmp_path, devices):
+    """To the order of sums, where the processes share an outer step; bitwise where each takes the whole of it."""
+    for name, count in (("one", 1), ("two", 2)):
+        ended = ends(experiment(processes, tmp_path / name, count, devices=2 * devices // count))
         assert [(status, errors) for status, _, errors in ended] == [(0, [])] * count
     one, two = (load_distilled(tmp_path / name / "distilled.npz") for name in ("one", "two"))
     np.testing.assert_allclose(two.images, one.images, atol=1e-6)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
     assert results[0]["config"] == results[1]["config"]
-    with checkpoints(tmp_path / "two" / "checkpoints") as held:
-        assert held is not None
-    assert [status for status, *_ in ends(experiment(processes, tmp_path / "two", 1))] == [0]  # shown by one alone
+    before = {path: path.read_bytes() for path in (tmp_path / "two").iterdir() if path.is_file()}
+    assert [status for status, *_ in ends(experiment(processes, tmp_path / "two", 1))] == [0]  # shown, by one alone
+    assert [status for status, *_ in ends(experiment(processes, tmp_path / "two", 2))] == [0, 0]
+    assert before == {path: path.read_bytes() for path in (tmp_path / "two").iterdir() if path.is_file()}

@@ -65,6 +65,8 @@ def test_where_signals_are_noted_a_termination_is_and_the_next_ends_the_process(
         assert [process.stdout.readline() for _ in range(2)] == ["begun\n", "within\n"]
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "noted 15\n"
+        time.sleep(0.5)
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert process.returncode == 143
