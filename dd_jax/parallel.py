@@ -84,7 +84,7 @@ def of_networks(mesh: Mesh, *, many: bool) -> NamedSharding:
 
 
 def sharded(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., Any]:
-    """``f`` of many networks, each device doing its share.
+    """``f`` of many networks, each device of this process doing its share.
 
     Where the devices do not divide the networks, the last one is repeated, and what becomes of its copies is dropped.
     No more devices take part than shorten the work.
@@ -95,22 +95,19 @@ def sharded(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., An
       specs: for each argument of ``f``, ``P("nets")`` where its leading axis is the networks', ``P()`` where it is for
         all of them.
     """
-    count = jax.device_count()
-    share = -(-networks // count)
-    used = count if jax.process_count() > 1 else -(-networks // share)
-    mesh = Mesh(np.array(jax.devices()[:used]), (NETS,))
+    share = -(-networks // jax.local_device_count())
+    used = -(-networks // share)
+    mesh = Mesh(np.array(jax.local_devices()[:used]), (NETS,))
     dealt = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P(NETS), check_vma=False)
+    if used * share == networks:
+        return dealt
     index = np.minimum(np.arange(used * share), networks - 1)
 
     def padded(argument, spec):
         return jax.tree.map(lambda leaf: leaf[index], argument) if spec == P(NETS) else argument
 
     def whole(*arguments):
-        if len(index) > networks:
-            arguments = [padded(*pair) for pair in zip(arguments, specs, strict=True)]
-        results = dealt(*arguments)
-        if jax.process_count() > 1:  # a process reads only what its own devices have
-            results = jax.lax.with_sharding_constraint(results, everywhere(mesh))
-        return results if len(index) == networks else jax.tree.map(lambda leaf: leaf[:networks], results)
+        results = dealt(*(padded(*pair) for pair in zip(arguments, specs, strict=True)))
+        return jax.tree.map(lambda leaf: leaf[:networks], results)
 
     return whole

@@ -1,6 +1,7 @@
 """The command line's manners: presets, options, help, errors in one line."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import itertools
@@ -9,9 +10,10 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import joblib
@@ -20,9 +22,12 @@ import tyro
 from dd_jax.checks import positive, require  # noqa: F401, for the experiments
 from dd_jax.data.readers import is_path
 from dd_jax.files.atomic import first_line
+from dd_jax.hosts import several
 
+from .hosts import Hosts, fail_together, start
+from .recipe import Config as Distillation
 from .say import say
-from .training import RunError, Stopped
+from .training import RunError, Stopped, ending_at_once
 
 COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
 
@@ -31,7 +36,9 @@ Config = TypeVar("Config")
 
 
 def command_line(presets: Mapping[str, Config], default: str, description: str, argv: list[str]) -> tuple[str, Config]:
-    """Parses ``[PRESET] [--option value …]`` over frozen dataclasses.
+    """Parses ``[PRESET] [--option value …]`` over frozen dataclasses, and meets the other processes if there are any.
+
+    What distils takes ``--hosts`` options as well, which are no settings of the result.
 
     Returns:
       The name of the run and its configuration with the options applied. The name is the preset's, or the data set's
@@ -46,7 +53,16 @@ def command_line(presets: Mapping[str, Config], default: str, description: str, 
     if preset not in presets:
         raise ValueError(f"preset: {preset!r} is unknown; use one of {', '.join(presets)}")
     text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
-    config = parse(presets[preset], text, preset if given else "[PRESET]", options)
+    config, hosts = presets[preset], Hosts()
+    first = preset if given else "[PRESET]"
+    if isinstance(getattr(config, "base", config), Distillation):
+        fields = [("config", Annotated[type(config), tyro.conf.arg(name="")]), ("hosts", Hosts)]
+        both: Any = dataclasses.make_dataclass("Both", fields, frozen=True)
+        parsed = parse(both(config, hosts), text, first, options)
+        config, hosts = parsed.config, parsed.hosts
+    else:
+        config = parse(config, text, first, options)
+    start(hosts)
     dataset = _dataset(config)
     if dataset == _dataset(presets[preset]):
         return preset, config
@@ -93,7 +109,8 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax prints tracebacks of what it raises, too
     try:
-        main(sys.argv[1:])
+        with ending_at_once():
+            main(sys.argv[1:])
     except Stopped as stop:
         say(str(stop))
         sys.exit(128 + stop.number)
@@ -104,11 +121,22 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of the output, such as head, has enough of it
         os._exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if _disk_is_full(error):
-            sys.exit(f"error: the disk is full ({first_line(error)}); free some space there, and run the command again")
-        if isinstance(error, ValueError | RunError | OSError):
-            sys.exit(f"error: {error}")
-        raise
+        message = _expected(error)
+        if message is None and several():
+            traceback.print_exc()
+        fail_together(message or first_line(error))
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def _expected(error: Exception) -> str | None:
+    """The line for an error that is no fault of ours; None for others."""
+    if _disk_is_full(error):
+        return f"the disk is full ({first_line(error)}); free some space there, and run the command again"
+    if several() and "Gloo" in str(error):  # the CPU's own network, which alone tells of it
+        return f"another process has ended ({first_line(error)}); start all of them again"
+    return str(error) if isinstance(error, ValueError | RunError | OSError) else None
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

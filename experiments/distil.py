@@ -16,6 +16,7 @@ from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
 from dd_jax.evaluation import Loop, Score
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import save_distilled
+from dd_jax.hosts import from_first
 from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
 from dd_jax.outer import OuterState, check_recipe, outer_optimizer, outer_step, recipe_estimate
@@ -45,7 +46,7 @@ from .say import say
 from .scoring import mean_and_std, scorer
 from .streams import streams
 from .training import Trained, memory_needed, train
-from .workdir import claimed, is_finished, provenance
+from .workdir import check_local, check_same_everywhere, claimed, compiled_beside, is_finished, provenance
 
 
 def _check(config: Config) -> None:
@@ -73,6 +74,8 @@ def run(
 ) -> dict[str, Any] | None:
     """Distils, evaluates once on the test set, and writes the results; or, with ``config.plan``, does none of that.
 
+    Several processes call this together, all with the same arguments. The first one writes, in a folder that all see.
+
     Args:
       experiment, preset, config: what to run; they name the work folder too.
       attack: classes that count as others (see :func:`dd_jax.objectives.relabelled`), among the real examples, in the
@@ -83,27 +86,35 @@ def run(
       The content of result.json, or None with ``config.plan``.
 
     Raises:
-      ValueError: settings or data that cannot be used; nothing has been written then.
+      ValueError: settings or data that cannot be used, or that differ between processes; nothing has been written
+        then.
       experiments.training.RunError: the loss was not finite.
     """
     _check(config)
     workdir = workdir_of(experiment, preset, config)
+    check_local(workdir)
     settings = settings_of(config, workdir) | attack.settings()
     head = {"experiment": experiment, "preset": preset}
-    if is_finished(workdir) and not config.plan:  # then nothing needs to be compiled
+    here = {"workdir": str(workdir), "plan": config.plan, **provenance()["versions"]}
+    check_same_everywhere(head | settings | here)
+    if from_first(lambda: is_finished(workdir)) and not config.plan:  # then nothing needs to be compiled
         with claimed(workdir, head | settings | identity(config)) as finished:
             assert finished is not None
-            draw_pictures(workdir, config, finished)
+            from_first(lambda: draw_pictures(workdir, config, finished))
             return finished
     problem = assemble(config, config.switch_width)
     settings |= problem.identity
+    check_same_everywhere(settings)  # the data too
     prepared = _prepare(config, settings, problem, attack)
     if config.plan:
         _compile(config, problem, prepared)
         return None
     known = reported(experiment, config) if known is None else known
     with claimed(workdir, head | settings) as finished:  # by another process meanwhile, if at all
-        return finished or _distil(workdir, config, head, settings, problem, attack, prepared, known)
+        if finished is not None:
+            return finished
+        with compiled_beside(workdir):
+            return _distil(workdir, config, head, settings, problem, attack, prepared, known)
 
 
 class _Prepared(NamedTuple):
@@ -238,7 +249,7 @@ def _distil(
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
-    distilled = prepared.decode(trained.state[0].params)
+    distilled = jax.device_get(prepared.decode(trained.state[0].params))
     say(f"testing on {count_of(nets.test)}")
     tested = scorer(dataset, network, inner=prepared.inner)(distilled, nets.test, test)
     result = {
@@ -249,11 +260,16 @@ def _distil(
         "config": settings,
         **provenance(),
     }
-    meta = meta_of(workdir, config, result, dataset)
-    save_distilled(workdir / "distilled.npz", distilled, dataset.train.normalisation, meta, _stored(nets.known))
-    write_json(workdir / "result.json", result)
-    draw_pictures(workdir, config, result)
-    return result
+    known_weights = _stored(nets.known)
+
+    def write() -> dict[str, Any]:
+        meta = meta_of(workdir, config, result, dataset)
+        save_distilled(workdir / "distilled.npz", distilled, dataset.train.normalisation, meta, known_weights)
+        write_json(workdir / "result.json", result)
+        draw_pictures(workdir, config, result)
+        return result
+
+    return from_first(write)
 
 
 def _stored(known: Params | None) -> Params | None:

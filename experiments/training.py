@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import sys
 import threading
@@ -13,11 +14,15 @@ from typing import Any, TypeVar
 
 import jax
 import tqdm
+from jax.experimental import multihost_utils
 
 from dd_jax.checks import positive, require  # noqa: F401, for the experiments
 from dd_jax.files.atomic import write_atomically
 from dd_jax.files.checkpoint import checkpoints
+from dd_jax.hosts import agreed, is_first, several
 from dd_jax.outer import OuterInfo
+
+from .say import say
 
 State = TypeVar("State")
 
@@ -35,8 +40,41 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """While open, a termination ends the process at once, with status 143, but within :func:`signals`.
+
+    That is also so while XLA compiles, which Python's own handlers would wait for. Nothing is lost: files are whole or
+    absent, and checkpoints are saved within :func:`signals`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def end() -> None:
+        while numbers := os.read(reading, 64):  # Python writes the number of each signal, whatever its main thread does
+            if signal.SIGTERM in numbers:
+                say("stopped; the same command goes on from the last checkpoint, if there is one")
+                os._exit(128 + signal.SIGTERM)
+        os.close(reading)
+
+    threading.Thread(target=end, name="ending at once", daemon=True).start()
+    before = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before[1])
+        signal.signal(signal.SIGTERM, before[0])
+        os.close(writing)
+
+
+@contextlib.contextmanager
 def signals() -> Iterator[Callable[[], int]]:
     """While open, the first interrupt or termination (a preempted machine's) is noted; a second acts as usual.
+
+    Where ``jax.distributed`` runs, JAX notes a termination, for all processes: see :func:`_stopping`. An interrupt
+    is passed on to it.
 
     Yields:
       What gives its number, or 0. Outside the main thread, where there can be no handlers, it is always 0.
@@ -45,20 +83,81 @@ def signals() -> Iterator[Callable[[], int]]:
         yield lambda: 0
         return
     seen = [0]
+    together = jax.distributed.is_initialized()
 
     def note(number, frame):
         seen[0] = number
         restore()
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def restore():
+        signal.set_wakeup_fd(wakeup)
         for kind, handler in before.items():
             signal.signal(kind, handler)
 
-    before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+    kinds = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, note) for kind in kinds}
+    wakeup = signal.set_wakeup_fd(-1)
     try:
         yield lambda: seen[0]
     finally:
         restore()
+
+
+def _stopping(step: int, noted: int) -> int:
+    """The number of the signal that this run stops for after this step, or 0: of several processes, all or none do.
+
+    Args:
+      step: outer steps done; to be asked after each.
+      noted: what :func:`signals` gave.
+    """
+    if not jax.distributed.is_initialized():
+        return noted
+    if not multihost_utils.reached_preemption_sync_point(step):
+        return 0
+    return noted or signal.SIGTERM
+
+
+class _Pace:
+    """Says when a checkpoint is due: by the first process's clock, at steps that all processes know."""
+
+    def __init__(self, seconds: float, step: int):
+        self._seconds = seconds
+        self._saved = self._looked = time.monotonic()
+        self._last, self._next = step, step + 1  # looks at the clock
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step; to be asked after each."""
+        if step < self._next:
+            return False
+        now = time.monotonic()
+        due = now - self._saved > self._seconds
+        if not several():
+            return due
+        left = self._seconds - (0 if due else now - self._saved)
+        pace = (now - self._looked) / (step - self._last)  # seconds per step
+        due, steps = agreed((due, steps_until(left, pace, step - self._last)))
+        self._last, self._next, self._looked = step, step + steps, time.monotonic()
+        return due
+
+    def saved(self) -> None:
+        """To be told of a checkpoint."""
+        self._saved = time.monotonic()
+
+
+def steps_until(left: float, pace: float, before: int) -> int:
+    """How many steps to take before the next look at the clock: at most twice as many as before the last one.
+
+    Args:
+      left: seconds.
+      pace: seconds per step, as measured.
+      before: steps between the last two looks.
+
+    >>> steps_until(30.0, 0.5, 100), steps_until(30.0, 0.5, 1), steps_until(0.1, 0.5, 100)
+    (60, 2, 1)
+    """
+    return max(1, min(int(left / max(pace, 1e-6)), 2 * before))
 
 
 def memory_needed(compiled: jax.stages.Compiled, mode: str) -> str:
@@ -95,9 +194,11 @@ def train(
     Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/``. The metrics of a step are
     fetched only after the next is dispatched, so the device does not wait for Python.
 
+    Several processes call this together. The first one writes the metrics; all save, and stop, after the same step.
+
     Args:
       workdir: a claimed folder.
-      state: the initial state, any pytree of arrays.
+      state: the initial state, any pytree of arrays: of one process, or replicated over all devices of all processes.
       update: ``(state, step) -> (state, info)`` for steps 1, 2, …; jitted, may donate.
       steps: outer steps in all.
       validate: ``state -> metrics``; does not change the state.
@@ -113,22 +214,24 @@ def train(
     metrics_path = workdir / "metrics.jsonl"
     with checkpoints(workdir / "checkpoints") as saved:
         start, state, facts = saved.restore(state) or (0, state, {})
-        metrics = [line for line in read_lines(metrics_path) if line["step"] <= start]
-        write_atomically(metrics_path, "".join(json.dumps(line) + "\n" for line in metrics))
+        metrics = [line for line in read_lines(metrics_path) if line["step"] <= start] if is_first() else []
+        if is_first():
+            write_atomically(metrics_path, "".join(json.dumps(line) + "\n" for line in metrics))
         done = facts.get("seconds", metrics[-1]["seconds"] if metrics else 0.0)
         began = time.monotonic() - done
         if start:
             print(f"resuming at step {start} of {steps}", flush=True)
-        last_save = time.monotonic()
+        pace = _Pace(checkpoint_seconds, start)
 
         def save(step: int, state: State) -> None:
             saved.save(step, state, {"seconds": round(time.monotonic() - began, 3)})
+            pace.saved()
 
         bar = tqdm.tqdm(
-            total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps, dynamic_ncols=True,
-            mininterval=0.2 if sys.stderr.isatty() else 60.0,
+            total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps or not is_first(),
+            dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 60.0,
         )  # fmt: skip
-        with metrics_path.open("a") as file, bar, signals() as signalled:
+        with (metrics_path if is_first() else Path(os.devnull)).open("a") as file, bar, signals() as signalled:
 
             def record(step: int, values: Mapping[str, float]) -> None:
                 metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
@@ -154,8 +257,8 @@ def train(
                     settle(*pending)
                 pending = (step, info)
                 validating = step % validate_every == 0 or step == steps
-                stopping = signalled()
-                saving = stopping or step == steps or time.monotonic() - last_save > checkpoint_seconds
+                stopping = _stopping(step, signalled())
+                saving = pace.due(step) or stopping or step == steps
                 if validating or saving:
                     settle(*pending)
                     pending = None
@@ -163,7 +266,6 @@ def train(
                     record(step, validate(state))
                 if saving:
                     save(step, state)
-                    last_save = time.monotonic()
                 if stopping:
                     raise Stopped(
                         f"stopped after step {step} of {steps}; the same command goes on from there", stopping

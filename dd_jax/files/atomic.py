@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dd_jax import hosts
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
@@ -29,8 +31,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomic, indented JSON; NaN is refused (``ValueError``), since JSON has none."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """Atomic, indented JSON; NaN is refused (``ValueError``), since JSON has none.
+
+    Of several processes that run one program, the first alone writes.
+    """
+    if hosts.is_first():
+        write_atomically(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def set_aside(path: Path, folder: Path) -> Path:

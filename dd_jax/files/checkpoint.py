@@ -1,4 +1,8 @@
-"""Checkpoints of a whole training state: atomic, the newest few kept, a damaged one set aside and passed over."""
+"""Checkpoints of a whole training state: atomic, the newest few kept, a damaged one set aside and passed over.
+
+Several processes that run one program open, save and restore together, in a folder that all of them see. What is saved
+does not depend on their number, nor on the devices': another number can restore it.
+"""
 
 import contextlib
 import logging
@@ -10,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from dd_jax import hosts
 from dd_jax.files.atomic import first_line, set_aside, whole_or_absent
 from dd_jax.files.trees import named_leaves
 
@@ -36,16 +41,23 @@ class Checkpoints:
         A damaged one is reported, and renamed once an older one has been read. Nothing is ever deleted.
 
         Args:
-          like: a pytree of arrays with the structure, shapes and types of the state.
+          like: a pytree of arrays with the structure, shapes, types and devices of the state.
 
         Raises:
           ValueError: the newest readable checkpoint holds a state of another structure, shape or type.
-          OSError: there are checkpoints, and none of them can be read.
+          OSError: there are checkpoints, and none of them can be read; or processes do not see the same ones.
         """
         folder = Path(self._checkpointer.directory)
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        shared = hosts.replicated(like)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), shared)
         unreadable: dict[int, str] = {}
-        for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
+        steps = sorted((c.step for c in self._checkpointer.checkpoints), reverse=True)
+        if steps != (there := hosts.agreed(steps)):
+            raise OSError(
+                f"checkpoints: this process sees those of steps {steps} in {folder}, and the first one {there}; use a "
+                "folder that all processes see"
+            )
+        for step in steps:
             try:
                 held = self._checkpointer.metadata(step)
                 if held.metadata is None:  # what orbax gives where it cannot read the arrays' own
@@ -59,13 +71,11 @@ class Checkpoints:
             except Exception as error:
                 unreadable[step] = first_line(error)
                 continue
-            for damaged, why in unreadable.items():
-                where = set_aside(folder / str(damaged), folder.with_name(f"{folder.name}-damaged"))
-                log.warning("checkpoint %d cannot be read (%s); it is now %s", damaged, why, where)
             if unreadable:
+                hosts.from_first(lambda: _set_aside(folder, unreadable))
                 self._checkpointer.reload()
             facts: Any = held.custom_metadata or {}
-            return Restored(step, state, dict(facts))
+            return Restored(step, jax.tree.map(_back_on, like, state), dict(facts))
         if unreadable:
             step, why = next(iter(unreadable.items()))
             raise OSError(
@@ -78,7 +88,24 @@ class Checkpoints:
         """Writes the state of a step, and JSON facts beside it, atomically; a step already there is left as it is."""
         if step not in (c.step for c in self._checkpointer.checkpoints):
             with whole_or_absent(Path(self._checkpointer.directory)):
-                self._checkpointer.save(step, state, custom_metadata=dict(facts or {}))
+                self._checkpointer.save(step, hosts.replicated(state), custom_metadata=dict(facts or {}))
+
+
+def _set_aside(folder: Path, unreadable: Mapping[int, str]) -> None:
+    """Renames damaged checkpoints, each with why it cannot be read."""
+    for step, why in unreadable.items():
+        where = set_aside(folder / str(step), folder.with_name(f"{folder.name}-damaged"))
+        log.warning("checkpoint %d cannot be read (%s); it is now %s", step, why, where)
+
+
+def _back_on(like: jax.Array, leaf: jax.Array) -> jax.Array:
+    """A leaf on the devices of ``like``: of several processes, each may hold a copy of its own."""
+    if leaf.is_fully_addressable or not like.is_fully_addressable:
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = jax.random.key_data(leaf).addressable_data(0)
+        return jax.device_put(jax.random.wrap_key_data(data, impl=jax.random.key_impl(like)), like.sharding)
+    return jax.device_put(leaf.addressable_data(0), like.sharding)
 
 
 def _check_structure(path: Path, held: Any, like: Any) -> None:
