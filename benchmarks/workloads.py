@@ -80,8 +80,8 @@ def ours(
 ) -> Callable:
     """The meta-gradient of this package: ``(key, learned, thetas, batch) -> (loss, gradient)``.
 
-    Several nets are dealt out over the mesh, if given; else ``over`` goes through them, as ``jax.lax.map`` does. Without
-    either, they are taken as suits the backend. ``how`` is of the loop.
+    Several nets are dealt out over the mesh, if given; else ``over`` goes through them, as ``jax.lax.map`` does;
+    without either, what suits the backend. ``how`` is of the loop.
     """
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
