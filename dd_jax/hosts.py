@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
+
+from dd_jax.parallel import everywhere, spread
 
 T = TypeVar("T")
 
@@ -77,11 +79,5 @@ def replicated(tree: Any) -> Any:
     """
     if not several():
         return tree
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
-
-    def spread(leaf):
-        if not leaf.is_fully_addressable:
-            return leaf
-        return multihost_utils.host_local_array_to_global_array(leaf, mesh, PartitionSpec())
-
-    return jax.tree.map(spread, tree)
+    whole = everywhere(Mesh(np.array(jax.devices()), ("devices",)))
+    return jax.tree.map(lambda leaf: spread(leaf, whole) if leaf.is_fully_addressable else leaf, tree)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -81,6 +82,25 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 def of_networks(mesh: Mesh, *, many: bool) -> NamedSharding:
     """Networks on a leading axis, dealt out along the first axis of the mesh; a single one, whole on every device."""
     return NamedSharding(mesh, P(NETS) if many else P())
+
+
+def spread(tree: Any, sharding: NamedSharding) -> Any:
+    """The same arrays on all devices of a sharding, those of other processes included.
+
+    Args:
+      tree: arrays of this process; every process has the same values. Random keys too.
+      sharding: of all of them.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def of(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(of(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(of, tree)
 
 
 def sharded(f: Callable[..., Any], networks: int, *specs: P) -> Callable[..., Any]:

@@ -102,9 +102,11 @@ def _first_paragraph(box: str) -> str:
 def run_as_script(main: Callable[[list[str]], None]) -> None:
     """Calls ``main`` on the command line's arguments; expected errors become one line and exit status 1.
 
-    Each core of a CPU is a device then, for networks and real examples to be dealt out over.
+    Each core of a CPU is then a device, for networks and perturbations to be dealt out over, unless the user says how
+    many devices there are.
     """
-    jax.config.update("jax_num_cpu_devices", joblib.cpu_count())  # before anything else of JAX
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", joblib.cpu_count())  # before anything else of JAX
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax prints tracebacks of what it raises, too

@@ -20,7 +20,7 @@ from dd_jax.hosts import from_first
 from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
 from dd_jax.outer import OuterState, check_recipe, outer_optimizer, outer_step, recipe_estimate
-from dd_jax.parallel import everywhere, of_networks
+from dd_jax.parallel import everywhere, of_networks, spread
 
 from .command_line import command_line
 from .distilled import check_distilled_setting, parametrisation_of, stored_floats
@@ -170,12 +170,12 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
         return (moved, key), info._replace(finite=info.finite & in_turn)
 
-    state = jax.device_put((outer.init(learned.init(distilled)), keys.batches), everywhere(mesh))
+    state = spread((outer.init(learned.init(distilled)), keys.batches), everywhere(mesh))
     dealt = of_networks(mesh, many=nets.many)
-    known = None if nets.known is None else jax.device_put(nets.training(0), dealt)
+    known = None if nets.known is None else spread(nets.training(0), dealt)
 
     def theta_at(step):
-        return jax.device_put(nets.training(before + step), dealt) if known is None else known
+        return spread(nets.training(before + step), dealt) if known is None else known
 
     return _Prepared(update, state, theta_at, index_at, learned.decode, inner, total, earlier, mesh)
 
@@ -197,10 +197,10 @@ def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
     """``(state, step) -> (state, info)``, and a line on the memory it needs."""
     update, first, theta_at, index_at, *_ = prepared
     whole = everywhere(prepared.mesh)
-    train = jax.device_put(problem.dataset.train, whole)
+    train = spread(problem.dataset.train, whole)
 
     def arguments(step: int) -> tuple[Any, ...]:
-        return jax.device_put(np.int32(step), whole), theta_at(step), train, jax.device_put(index_at(step), whole)
+        return spread(np.int32(step), whole), theta_at(step), train, spread(index_at(step), whole)
 
     say("compiling the outer step")
     of_first = arguments(1)
