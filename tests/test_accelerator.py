@@ -52,10 +52,10 @@ def test_the_whole_plan_has_every_mode_method_and_precision():
 
 @pytest.mark.slow
 def test_a_case_that_fails_or_takes_too_long_is_recorded_and_the_rest_goes_on(tmp_path):
-    worker = Worker()
+    worker = Worker(3600.0)
     record = Record(tmp_path / "out.json", FACTS, OPTIONS)
     endless = {"kind": "distillation", "precision": "float32", "network": "mlp", "outer_steps": 10**6, "nets": 1}
-    worker.measure(Batch([RATE | {"precision": "float99"}, RATE, {"kind": "unknown"}], 1.0), 120.0, record)
+    worker.measure(Batch([RATE | {"precision": "float99"}, RATE, {"kind": "unknown"}], 1.0), 3600.0, record)
     assert worker.is_alive
     worker.measure(Batch([endless, endless], 1.0), 10.0, record)
     assert not worker.is_alive
@@ -116,7 +116,7 @@ def test_bad_arguments_are_refused_before_anything_is_measured(options, message,
 @pytest.mark.slow
 def test_the_small_version_measures_everything_and_its_tables_go_to_the_readme(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["accelerator", "--small", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["accelerator", "--small", "--minutes", "600", "--out", str(out)])
     accelerator.main()
     content = json.loads(out.read_text())
     assert [r for r in content["results"] if "error" in r] == []
