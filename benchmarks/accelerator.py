@@ -166,7 +166,11 @@ class Worker:
         self._process = context.Process(target=serve, args=(theirs, on_cpu), daemon=True)
         self._process.start()
         theirs.close()
-        self.facts: dict[str, Any] = self._received(seconds)  # once it has found the device
+        try:
+            self.facts: dict[str, Any] = self._received(seconds)  # once it has found the device
+        except (TimeoutError, EOFError):
+            self.end()
+            raise
 
     @property
     def is_alive(self) -> bool:
