@@ -42,7 +42,6 @@ from dd_jax.networks.convolution import METHODS
 from experiments.settings import PRECISIONS
 from experiments.training import read_lines
 
-START = 120.0  # seconds, at most, for a process to find the device
 LEAST = 5.0  # seconds that a batch must have left to begin
 PRESET_LEAST = 60.0
 OPTIMIZERS = ("plain", "momentum", "adam")
@@ -160,14 +159,18 @@ def _finite(measured: dict[str, Any]) -> dict[str, Any]:
 class Worker:
     """A process that measures; one that takes too long or crashes is ended, and its cases have that as their error."""
 
-    def __init__(self, on_cpu: bool = False):
+    def __init__(self, seconds: float, on_cpu: bool = False):
         context = multiprocessing.get_context("spawn")
         self.on_cpu = on_cpu
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, on_cpu), daemon=True)
         self._process.start()
         theirs.close()
-        self.facts: dict[str, Any] = self._received(START)
+        try:
+            self.facts: dict[str, Any] = self._received(seconds)  # once it has found the device
+        except (TimeoutError, EOFError):
+            self.end()
+            raise
 
     @property
     def is_alive(self) -> bool:
@@ -217,9 +220,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """
     began, total = time.monotonic(), 60 * options.minutes
     try:
-        worker = Worker()
+        worker = Worker(total)
     except (TimeoutError, EOFError) as error:
-        raise SystemExit(f"error: no process found a device within {START:.0f} s; is another using it?") from error
+        raise SystemExit(f"error: no process found a device within {total:.0f} s; is another using it?") from error
     record = Record(options.out, worker.facts, options)
     record.began = began
     print(f"{worker.facts['device']}; results go to {options.out}", flush=True)
@@ -231,7 +234,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if not worker.is_alive or worker.on_cpu != batch.on_cpu:
             worker.end()
             try:
-                worker = Worker(batch.on_cpu)
+                worker = Worker(left, batch.on_cpu)
             except (TimeoutError, EOFError):
                 record.leave_out(batch.cases, "no process found the device")
                 continue
