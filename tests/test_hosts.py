@@ -22,7 +22,7 @@ from experiments.training import steps_until
 from experiments.workdir import check_local, claimed, locked
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 60  # seconds: what takes longer hangs
+PATIENCE = 240  # seconds, on a slow machine
 
 # A run of the loop without networks. Its state is replicated over all devices, or is each process's own; an outer step
 # is a sum over all devices, which waits for both processes.
