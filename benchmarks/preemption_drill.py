@@ -26,13 +26,22 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 180  # seconds for a process to end by itself, or once the signal is sent
+PATIENCE = 300  # seconds for a process to end, by itself or once the signal is sent
 SMALL = ("digits", "--distilled.epochs", "2", "--batch-size", "32", "--checkpoint-seconds", "0.5")
 
 
 def start(workdir: Path, processes: int, steps: int) -> list[subprocess.Popen[str]]:
     """The run, from wherever it has come to."""
-    command = [sys.executable, "-m", "experiments.fixed_init", *SMALL, "--outer.steps", str(steps)]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        "experiments.fixed_init",
+        *SMALL,
+        "--outer.steps",
+        str(steps),
+    ]
     command += ["--workdir", str(workdir)]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -47,13 +56,15 @@ def start(workdir: Path, processes: int, steps: int) -> list[subprocess.Popen[st
 
 
 def statuses(running: list[subprocess.Popen[str]]) -> list[int]:
-    """Waits for the end of all; what does not end is an error."""
+    """Waits for the end of all; raises ``RuntimeError``, with where they are, if one hangs."""
     try:
         for process in running:
             process.communicate(timeout=PATIENCE)
-    finally:
+    except subprocess.TimeoutExpired as error:
         for process in running:
-            process.kill()
+            process.send_signal(signal.SIGABRT)  # at which Python tells where its threads are
+        told = "\n".join(process.communicate()[1] for process in running)
+        raise RuntimeError(f"{error.cmd} hangs:\n{told}") from error
     return [process.returncode for process in running]
 
 
@@ -91,8 +102,7 @@ def run(folder: Path, *, rounds: int, processes: int = 1, seed: int = 0, steps: 
       steps: outer steps of each run.
 
     Raises:
-      RuntimeError: a process ended with a status that it must not have.
-      subprocess.TimeoutExpired: a process hangs.
+      RuntimeError: a process ended with a status that it must not have, or hangs.
     """
     began = time.monotonic()
     if any(statuses(start(folder / "whole", processes, steps))):
