@@ -18,16 +18,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
-from dd_jax.estimates import meta_gradient, outer_objective, over_networks
+from dd_jax.estimates import outer_objective
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
 from dd_jax.networks import from_flax, make_network
 from dd_jax.networks.convolution import Method
 from dd_jax.objectives import classification_loss
-from dd_jax.outer import OuterRecipe, outer_optimizer
+from dd_jax.outer import OuterRecipe, outer_optimizer, recipe_estimate
 from dd_jax.parametrisations import PIXELS
 from dd_jax.weights.laws import initial_weights
 
@@ -67,22 +68,25 @@ def arguments(workload: Workload) -> tuple[Distilled, Any, tuple[jax.Array, jax.
 
 
 def ours(
-    workload: Workload, mode: Mode = "forward_over_reverse", convolution: Method | None = None, **how: Any
+    workload: Workload,
+    mode: Mode = "forward_over_reverse",
+    convolution: Method | None = None,
+    mesh: Mesh | None = None,
+    **how: Any,
 ) -> Callable:
     """The meta-gradient of this package: ``(key, learned, thetas, batch) -> (loss, gradient)``.
 
-    ``how`` is of the loop.
+    ``how`` is of the loop. With a mesh, networks and real examples are dealt out over it.
     """
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
-    estimate = meta_gradient(trainer(loss, mode=mode, **how), loss, PIXELS.decode)
+    train, many = trainer(loss, mode=mode, **how), workload.nets > 1
+    estimate = recipe_estimate(RECIPE, jnp.zeros((), jnp.int32), train, loss, PIXELS.decode, many=many, mesh=mesh)
 
     def gradient(key, learned, thetas, batch):
-        if workload.nets == 1:
-            return estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
-        return over_networks(estimate)(key, learned, thetas, batch)
+        return estimate(key, learned, thetas if many else jax.tree.map(lambda w: w[0], thetas), batch)
 
     return gradient
 
@@ -147,21 +151,29 @@ def idiomatic(workload: Workload, **how: Any) -> Callable:
     return jax.value_and_grad(mean_objective, argnums=1)
 
 
-def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compiled, tuple, float]:
-    """The compiled outer step, its arguments, and the seconds that tracing and compiling took."""
-    distilled, thetas, batch = arguments
+def outer_step(gradient: Callable) -> Callable:
+    """``(key, learned, state, thetas, batch) -> (learned, state, loss)``: the gradient, and Adam."""
     optimizer = outer_optimizer(RECIPE)
-
-    learned = PIXELS.init(distilled)
 
     def step(key, learned, state, thetas, batch):
         loss, direction = gradient(key, learned, thetas, batch)
         updates, state = optimizer.update(direction, state, learned)
         return optax.apply_updates(learned, updates), state, loss
 
-    arguments = (jax.random.key(0), learned, optimizer.init(learned), thetas, batch)
+    return step
+
+
+def step_arguments(distilled: Distilled, thetas: Any, batch: tuple) -> tuple:
+    """What :func:`outer_step` takes first, of :func:`arguments`."""
+    learned = PIXELS.init(distilled)
+    return jax.random.key(0), learned, outer_optimizer(RECIPE).init(learned), thetas, batch
+
+
+def compile_step(gradient: Callable, arguments: tuple) -> tuple[jax.stages.Compiled, tuple, float]:
+    """The compiled outer step, its arguments, and the seconds that tracing and compiling took."""
+    arguments = step_arguments(*arguments)
     began = time.perf_counter()
-    compiled = jax.jit(step).lower(*arguments).compile()
+    compiled = jax.jit(outer_step(gradient)).lower(*arguments).compile()
     return compiled, arguments, time.perf_counter() - began
 
 

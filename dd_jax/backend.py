@@ -10,6 +10,7 @@ import jax
 
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 
+_TPU_BAND = 2**20  # numbers in the matrix of a convolution by rows: 4 MiB of the 16 or more that a TPU works from
 _CPU_PIXELS = 2**17  # of real images at a time: their activations stay in a CPU's cache
 
 
@@ -62,6 +63,17 @@ def for_each_network(f: Callable[[Any], Any], xs: Any) -> Any:
     return jax.lax.map(f, xs) if target() == "cpu" else jax.vmap(f)(xs)
 
 
-def convolution_method() -> Literal["matmul", "lax"]:
-    """``matmul`` on a CPU, ``lax`` elsewhere; see :mod:`dd_jax.networks.convolution`."""
-    return "matmul" if target() == "cpu" else "lax"
+def convolution_method(kernel: tuple[int, ...], width: int, outputs: int) -> Literal["matmul", "rows", "lax"]:
+    """``matmul`` on a CPU; on a TPU ``rows`` where its matrix stays small; else ``lax``.
+
+    See :mod:`dd_jax.networks.convolution`, and docs/scaling.md for what was measured.
+
+    Args:
+      kernel: its shape, ``[K, L, I, O]``.
+      width: of the padded images, in pixels.
+      outputs: the width of the result, in pixels.
+    """
+    if target() == "cpu":
+        return "matmul"
+    band = kernel[0] * width * kernel[2] * outputs * kernel[3]
+    return "rows" if target() == "tpu" and band <= _TPU_BAND else "lax"
