@@ -7,8 +7,8 @@ Needs the compiler, ``pip install libtpu`` of the version that jax's extra ``tpu
 step is that of ``benchmarks/workloads.py``: the meta-gradient and Adam. ``--mesh`` deals sampled networks × real
 examples out over so many devices of the topology; one device if not given. ``--nets``, ``--epochs`` and ``--batch``
 change the workload. Operations, flops, bytes, cycles and collectives are of one device, with loops multiplied out; what
-they are is told in ``benchmarks/hlo.py``. Memory is XLA's figure for one device, the peak that of arguments, results
-and temporaries together. ``--write`` puts the rows into tables: workloads as they are into benchmarks/README.md, changed
+each is, ``benchmarks/hlo.py`` says. Memory is XLA's figure for one device, the peak that of arguments, results and
+temporaries together. ``--write`` puts the rows into tables: workloads as they are into benchmarks/README.md, changed
 ones into docs/scaling.md. Rows of other commands stay there.
 """
 
@@ -21,11 +21,6 @@ import os
 import time
 from pathlib import Path
 from typing import Any
-
-# A TPU's host would be asked for otherwise, and only one process may hold the library.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +95,9 @@ def compiled(workload: Workload, batch: int, mesh: Mesh, convolution: Method | N
 
 def report(program: jax.stages.Compiled) -> dict[str, Any]:
     """Memory in bytes, and what one run executes, of one device."""
-    counts = dataclasses.asdict(hlo.count(program.as_text()))
-    memory = program.memory_analysis()
+    text, memory = program.as_text(), program.memory_analysis()
+    assert text is not None and memory is not None
+    counts = dataclasses.asdict(hlo.count(text))
     parts = {name: getattr(memory, f"{name}_size_in_bytes") for name in ("argument", "output", "alias", "temp")}
     peak = parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]
     return counts | {
@@ -165,6 +161,9 @@ def main() -> None:
     parser.add_argument("--convolution", choices=METHODS)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or the compiler asks which TPU this host has
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # or a second compilation beside this one is refused
     sizes = [options.nets, options.epochs, options.batch, *options.mesh]
     if any(size is not None and size < 1 for size in sizes):
         parser.error("nets, epochs, batch, mesh: use 1 or more")

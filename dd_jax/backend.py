@@ -60,7 +60,11 @@ def shares_examples() -> bool:
 
 def for_each_network(f: Callable[[Any], Any], xs: Any) -> Any:
     """``f`` of each entry of the leading axis: in turn on a CPU, to keep its caches warm, elsewhere all at once."""
-    return jax.lax.map(f, xs) if target() == "cpu" else jax.vmap(f)(xs)
+    if target() == "cpu":
+        return jax.lax.map(f, xs)
+    if jax.tree.leaves(xs)[0].shape[0] == 1:  # a device's share; a batch of one product is compiled to worse than it
+        return jax.tree.map(lambda a: a[None], f(jax.tree.map(lambda a: a[0], xs)))
+    return jax.vmap(f)(xs)
 
 
 def convolution_method(kernel: tuple[int, ...], width: int, outputs: int) -> Literal["matmul", "rows", "lax"]:
@@ -70,7 +74,7 @@ def convolution_method(kernel: tuple[int, ...], width: int, outputs: int) -> Lit
 
     Args:
       kernel: its shape, ``[K, L, I, O]``.
-      width: of the padded images, in pixels.
+      width: of the images, in pixels.
       outputs: the width of the result, in pixels.
     """
     if target() == "cpu":
