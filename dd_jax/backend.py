@@ -10,7 +10,7 @@ import jax
 
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 
-_TPU_BAND = 2**20  # numbers in the matrix of a convolution by rows: 4 MiB of the 16 or more that a TPU works from
+_TPU_BAND = 2**17  # numbers in the matrix of a convolution by rows: LeNet has at most half as many
 _CPU_PIXELS = 2**17  # of real images at a time: their activations stay in a CPU's cache
 
 
