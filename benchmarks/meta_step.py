@@ -23,7 +23,7 @@ from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idio
 from dd_jax.inner.modes import MODES
 from dd_jax.inner.optimizers import INNER_OPTIMIZERS, inner_optimizer
 from dd_jax.inner.schedule import Window, random_start
-from dd_jax.networks.convolution import METHODS, default_method
+from dd_jax.networks.convolution import METHODS
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--iters", type=int, default=10)
     parser.add_argument("--mode", choices=MODES, default=MODES[0])
-    parser.add_argument("--convolution", choices=METHODS, default=default_method())
+    parser.add_argument("--convolution", choices=METHODS)
     parser.add_argument("--idiomatic", action="store_true")
     parser.add_argument("--inner", choices=INNER_OPTIMIZERS, default="plain")
     parser.add_argument("--epochs", type=int)
@@ -63,7 +63,7 @@ def main() -> None:
     line = {
         "workload": options.workload,
         "mode": "idiomatic" if options.idiomatic else options.mode,
-        "convolution": "lax" if options.idiomatic else options.convolution,
+        "convolution": "lax" if options.idiomatic else options.convolution or "default",
         "inner": options.inner,
         "steps": total,
         "window": options.window,

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md: each between markers that name the command that wrote it."""
+"""The tables of benchmarks/README.md, and of other pages: each between markers that name the command that wrote it."""
 
 import os
 import platform
@@ -11,20 +11,20 @@ from dd_jax.files.atomic import write_atomically
 README = Path(__file__).parent / "README.md"
 
 
-def write_table(module: str, text: str) -> None:
+def write_table(module: str, text: str, path: Path = README) -> None:
     """Puts ``text`` in the place of what ``python -m benchmarks.<module> --write`` wrote before."""
-    before, _, after = _around(module)
-    write_atomically(README, f"{before}\n{text}\n{after}")
+    before, _, after = _around(module, path)
+    write_atomically(path, f"{before}\n{text}\n{after}")
 
 
-def written(module: str) -> list[str]:
+def written(module: str, path: Path = README) -> list[str]:
     """The lines that are there now."""
-    return _around(module)[1].strip().splitlines()
+    return _around(module, path)[1].strip().splitlines()
 
 
-def _around(module: str) -> tuple[str, str, str]:
+def _around(module: str, path: Path) -> tuple[str, str, str]:
     begin, end = f"<!-- {module}: written by python -m benchmarks.{module} --write -->", f"<!-- end of {module} -->"
-    before, rest = README.read_text().split(begin)
+    before, rest = path.read_text().split(begin)
     text, after = rest.split(end)
     return before + begin, text, end + after
 

@@ -23,14 +23,14 @@ from jax.sharding import Mesh
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
-from dd_jax.estimates import meta_gradient, outer_objective, over_networks
+from dd_jax.estimates import meta_gradient, outer_objective
 from dd_jax.inner.loop import trainer
 from dd_jax.inner.modes import Mode
 from dd_jax.networks import from_flax, make_network
 from dd_jax.networks.convolution import Method
 from dd_jax.objectives import classification_loss
-from dd_jax.outer import OuterRecipe, outer_optimizer
-from dd_jax.parallel import NETS, device_mesh, everywhere, of_networks, over_devices
+from dd_jax.outer import OuterRecipe, outer_optimizer, recipe_estimate
+from dd_jax.parallel import device_mesh, everywhere, of_networks
 from dd_jax.parametrisations import PIXELS
 from dd_jax.weights.laws import initial_weights
 
@@ -80,24 +80,22 @@ def ours(
 ) -> Callable:
     """The meta-gradient of this package: ``(key, learned, thetas, batch) -> (loss, gradient)``.
 
-    Several nets are dealt out over the mesh, if given; else ``over`` goes through them, as ``jax.lax.map`` does;
-    without either, what suits the backend. ``how`` is of the loop.
+    With a mesh, networks and real examples are dealt out over it. ``over``, if given, goes through several networks, as
+    ``jax.lax.map`` does. ``how`` is of the loop.
     """
     options = workload.options
     network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
-    estimate = meta_gradient(trainer(loss, mode=mode, **how), loss, PIXELS.decode)
-    if workload.nets == 1:
-        return lambda key, learned, thetas, batch: estimate(key, learned, jax.tree.map(lambda w: w[0], thetas), batch)
-    if mesh is not None:
-        return over_devices(over_networks(estimate, axis=NETS), mesh, many=True)
-    if over is None:
-        return over_networks(estimate)
+    train, many = trainer(loss, mode=mode, **how), workload.nets > 1
+    estimate = recipe_estimate(RECIPE, jnp.zeros((), jnp.int32), train, loss, PIXELS.decode, many=many, mesh=mesh)
+    of_one = meta_gradient(train, loss, PIXELS.decode)
 
     def gradient(key, learned, thetas, batch):
-        of_each = over(lambda theta: estimate(key, learned, theta, batch), thetas)
-        return jax.tree.map(lambda a: a.mean(0), of_each)
+        if many and over is not None:
+            of_each = over(lambda theta: of_one(key, learned, theta, batch), thetas)
+            return jax.tree.map(lambda a: a.mean(0), of_each)
+        return estimate(key, learned, thetas if many else jax.tree.map(lambda w: w[0], thetas), batch)
 
     return gradient
 
@@ -167,26 +165,34 @@ def idiomatic(workload: Workload, **how: Any) -> Callable:
     return jax.value_and_grad(mean_objective, argnums=1)
 
 
-def compile_step(
-    gradient: Callable, arguments: tuple, mesh: Mesh | None = None
-) -> tuple[jax.stages.Compiled, tuple, float]:
-    """The compiled outer step, its arguments, on the devices of a mesh if given, and the seconds that this took."""
-    distilled, thetas, batch = arguments
+def outer_step(gradient: Callable) -> Callable:
+    """``(key, learned, state, thetas, batch) -> (learned, state, loss)``: the gradient, and Adam."""
     optimizer = outer_optimizer(RECIPE)
-
-    learned = PIXELS.init(distilled)
 
     def step(key, learned, state, thetas, batch):
         loss, direction = gradient(key, learned, thetas, batch)
         updates, state = optimizer.update(direction, state, learned)
         return optax.apply_updates(learned, updates), state, loss
 
-    arguments = (jax.random.key(0), learned, optimizer.init(learned), thetas, batch)
+    return step
+
+
+def step_arguments(distilled: Distilled, thetas: Any, batch: tuple) -> tuple:
+    """What :func:`outer_step` takes first, of :func:`arguments`."""
+    learned = PIXELS.init(distilled)
+    return jax.random.key(0), learned, outer_optimizer(RECIPE).init(learned), thetas, batch
+
+
+def compile_step(
+    gradient: Callable, arguments: tuple, mesh: Mesh | None = None
+) -> tuple[jax.stages.Compiled, tuple, float]:
+    """The compiled outer step, its arguments, on the devices of a mesh if given, and the seconds that this took."""
+    arguments = step_arguments(*arguments)
     if mesh is not None:
         whole = everywhere(mesh)
         arguments = jax.device_put(arguments, (whole, whole, whole, of_networks(mesh, many=True), whole))
     began = time.perf_counter()
-    compiled = jax.jit(step).lower(*arguments).compile()
+    compiled = jax.jit(outer_step(gradient)).lower(*arguments).compile()
     return compiled, arguments, time.perf_counter() - began
 
 

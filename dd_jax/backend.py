@@ -10,6 +10,7 @@ import jax
 
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 
+_TPU_BAND = 2**17  # numbers in the matrix of a convolution by rows: LeNet has at most half as many
 _CPU_PIXELS = 2**17  # of real images at a time: their activations stay in a CPU's cache
 
 
@@ -59,9 +60,24 @@ def shares_examples() -> bool:
 
 def for_each_network(f: Callable[[Any], Any], xs: Any) -> Any:
     """``f`` of each entry of the leading axis: in turn on a CPU, to keep its caches warm, elsewhere all at once."""
-    return jax.lax.map(f, xs) if target() == "cpu" else jax.vmap(f)(xs)
+    if target() == "cpu":
+        return jax.lax.map(f, xs)
+    if jax.tree.leaves(xs)[0].shape[0] == 1:  # a device's share; a batch of one product is compiled to worse than it
+        return jax.tree.map(lambda a: a[None], f(jax.tree.map(lambda a: a[0], xs)))
+    return jax.vmap(f)(xs)
 
 
-def convolution_method() -> Literal["matmul", "lax"]:
-    """``matmul`` on a CPU, ``lax`` elsewhere; see :mod:`dd_jax.networks.convolution`."""
-    return "matmul" if target() == "cpu" else "lax"
+def convolution_method(kernel: tuple[int, ...], width: int, outputs: int) -> Literal["matmul", "rows", "lax"]:
+    """``matmul`` on a CPU; on a TPU ``rows`` where its matrix stays small; else ``lax``.
+
+    See :mod:`dd_jax.networks.convolution`, and docs/scaling.md for what was measured.
+
+    Args:
+      kernel: its shape, ``[K, L, I, O]``.
+      width: of the images, in pixels.
+      outputs: the width of the result, in pixels.
+    """
+    if target() == "cpu":
+        return "matmul"
+    band = kernel[0] * width * kernel[2] * outputs * kernel[3]
+    return "rows" if target() == "tpu" and band <= _TPU_BAND else "lax"

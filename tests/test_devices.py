@@ -28,11 +28,18 @@ def test_networks_dealt_out_come_back_in_order_from_all_devices_that_shorten_the
     assert len(result.sharding.device_set) == devices
 
 
+def _methods():
+    """For LeNet's first layer, and AlexCifarNet's second."""
+    return backend.convolution_method((5, 5, 1, 6), 32, 28), backend.convolution_method((5, 5, 64, 64), 20, 16)
+
+
 def test_a_program_for_another_backend_is_traced_as_it_suits_that_one():
     """So that one can compile for a TPU on a CPU's host: nothing else asks which backend there is."""
-    assert (backend.target(), backend.convolution_method(), backend.networks_at_a_time()) == ("cpu", "matmul", 1)
+    assert (backend.target(), _methods(), backend.networks_at_a_time()) == ("cpu", ("matmul", "matmul"), 1)
+    with backend.compiling_for("gpu"):
+        assert _methods() == ("lax", "lax")
     with backend.compiling_for("tpu"):
-        assert (backend.target(), backend.convolution_method(), backend.networks_at_a_time()) == ("tpu", "lax", 50)
+        assert (backend.target(), _methods(), backend.networks_at_a_time()) == ("tpu", ("rows", "lax"), 50)
         assert backend.examples_at_a_time((1024, 28, 28, 1)) == 1024
         inside = str(jax.make_jaxpr(lambda x: backend.for_each_network(jnp.sin, x))(jnp.ones(3)))
     assert backend.examples_at_a_time((1024, 28, 28, 1)) == 128

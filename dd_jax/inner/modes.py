@@ -84,7 +84,7 @@ def _row(data: Data, index: jax.Array) -> Data:
 
 def _taken(array: jax.Array, index: jax.Array) -> jax.Array:
     if index.ndim == 0:
-        return jax.lax.dynamic_index_in_dim(array, index, keepdims=False)
+        return jax.lax.dynamic_index_in_dim(array, index, keepdims=False, allow_negative_indices=False)
     # By rows of numbers: XLA's CPU code copies a row at once, but gathers from more axes number by number.
     rows = array.reshape(array.shape[0], -1)
     return jnp.take(rows, index, axis=0, mode="clip").reshape(*index.shape, *array.shape[1:])
@@ -93,8 +93,8 @@ def _taken(array: jax.Array, index: jax.Array) -> jax.Array:
 def _added(total: jax.Array, index: jax.Array, part: jax.Array) -> jax.Array:
     """``total`` with a step's part added where :func:`_taken` took it."""
     if index.ndim == 0:
-        held = jax.lax.dynamic_index_in_dim(total, index)
-        return jax.lax.dynamic_update_index_in_dim(total, held + part[None], index, 0)
+        held = jax.lax.dynamic_index_in_dim(total, index, allow_negative_indices=False)
+        return jax.lax.dynamic_update_index_in_dim(total, held + part[None], index, 0, allow_negative_indices=False)
     rows = total.reshape(total.shape[0], -1).at[index].add(part.reshape(len(index), -1), mode="clip")
     return rows.reshape(total.shape)
 

@@ -1,7 +1,7 @@
-"""Convolution, by matrix products on a CPU and by XLA's own convolution elsewhere.
+"""Convolution, by matrix products on a CPU and for small layers on a TPU, and by XLA's own convolution elsewhere.
 
 XLA's CPU convolution loses most of its speed in the backward passes that a meta-gradient is made of; matrix products
-do not. The products here are of the kind that suits the layer:
+do not. The products of ``matmul`` are of the kind that suits the layer on a CPU:
 
 - wide to wide (32 channels or more on both sides): Winograd's minimal filtering (Winograd 1980; Lavin and Gray 2016) of
   4×4 outputs at a time, for 5×5 kernels 6¼ times fewer multiplications than the definition;
@@ -9,14 +9,20 @@ do not. The products here are of the kind that suits the layer:
   makes the four members of every pool four contiguous arrays;
 - else im2col: one product of all patches with the kernel.
 
-All are the same bilinear map, made of products, slices and concatenations, so that every derivative is too. A GPU or
-TPU has convolutions of its own that are differentiated by other convolutions, so ``lax`` is the choice there; for a
-batch of small nets under ``vmap``, where those become grouped convolutions, ``matmul`` may be worth trying.
+``rows`` is for a TPU, whose products are cheap and whose operations and layouts are not: whole rows of inputs times
+a banded matrix are whole rows of outputs, and images stay in the layout ``[N, H, W·D]`` from layer to layer.
+XLA's own convolutions take minutes to compile there in a meta-gradient of small images.
+
+All are the same bilinear map, made of products, slices and concatenations, so that every derivative is too. A GPU has
+convolutions of its own that are differentiated by other convolutions, so ``lax`` is the choice there, and on a TPU
+where the banded matrix would be large; for a batch of small nets under ``vmap``, where those become grouped
+convolutions, another method may be worth trying.
 """
 
 import functools
 import math
 import typing
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -27,17 +33,12 @@ from dd_jax import backend
 from dd_jax.networks.pooling import Padding, max_pool, pads_of
 from dd_jax.networks.surrogates import Surrogates
 
-Method = Literal["matmul", "lax"]
+Method = Literal["matmul", "rows", "lax"]
 METHODS: tuple[Method, ...] = typing.get_args(Method)
 
 _WIDE = 32  # channels from which on Winograd's products are large enough to pay for its transforms
 _POINTS = (0, 1, -1, 2, -2, 1 / 2, -1 / 2)  # Winograd's, from the mildest on: they decide the rounding errors
 _BLOCK_OUTPUTS = 96  # of a banded product: more, and most of the band is zeros
-
-
-def default_method() -> Method:
-    """``matmul`` on a CPU, ``lax`` elsewhere."""
-    return backend.convolution_method()
 
 
 def convolution(
@@ -57,7 +58,7 @@ def convolution(
       bias: ``[O]``; none if not given.
       padding: zeros added, in pixels: on each side, or (before, after) of each axis; or ``"SAME"`` or ``"VALID"``.
       strides: pixels between outputs on each axis.
-      method: one of ``METHODS``; :func:`default_method`'s if not given. The same numbers up to rounding.
+      method: one of ``METHODS``; what suits the backend and the shapes if not given. The same numbers up to rounding.
 
     Returns:
       ``[N, H', W', O]``, H' = (H + padding − K) // stride + 1.
@@ -66,15 +67,27 @@ def convolution(
       ValueError: another padding, or a kernel larger than the padded image.
     """
     pads = pads_of(x, kernel.shape[:2], strides, _both(padding))
-    if (method or default_method()) == "lax":
+    method = method or default_method(x, kernel, pads, strides)
+    if method == "lax":
         y = jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    elif method == "rows":
+        y = _rows(x, kernel, pads, strides)
+        y = y.reshape(*y.shape[:2], -1, kernel.shape[3])
     else:
         x = _padded(x, pads)
         y = _winograd(x, kernel) if _suits_winograd(kernel.shape, strides) else _im2col(x, kernel, strides)
     return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
-def _both(padding: int | Padding) -> Padding:
+def default_method(
+    x: jax.Array, kernel: jax.Array, pads: Sequence[tuple[int, int]], strides: tuple[int, int] = (1, 1)
+) -> Method:
+    """What suits the backend and these shapes; the arguments are those of :func:`convolution`."""
+    outputs = (x.shape[2] + sum(pads[1]) - kernel.shape[1]) // strides[1] + 1
+    return backend.convolution_method(kernel.shape, x.shape[2], outputs)
+
+
+def _both(padding):
     return ((padding, padding),) * 2 if isinstance(padding, int) else padding
 
 
@@ -107,9 +120,11 @@ def convolution_pool_relu(
     Returns:
       ``[N, H'//2, W'//2, O]``, with H' as there.
     """
-    block = 0
-    if (method or default_method()) == "matmul":
-        sides = [size + 2 * padding - kernel.shape[0] + 1 for size in x.shape[1:3]]
+    method, block = method or default_method(x, kernel, _both(padding)), 0
+    sides = [size + 2 * padding - kernel.shape[0] + 1 for size in x.shape[1:3]]
+    if method == "rows" and not any(side % 2 for side in sides):
+        return _rows_pool_relu(x, kernel, bias, _both(padding), surrogates)
+    if method == "matmul":
         fits = (b for b in (4, 2) if not any(s % b for s in sides) and b * b * kernel.shape[3] <= _BLOCK_OUTPUTS)
         block = next(fits, 0)
     if not block:
@@ -175,6 +190,61 @@ def _winograd_matrices(outputs: int, size: int) -> tuple[np.ndarray, np.ndarray,
     b_t[:-1, :-1], b_t[-1] = [np.poly(o)[::-1] for o in others], np.poly(points)[::-1]
     scale = np.abs(b_t).max(1, keepdims=True)
     return a_t, g * scale, b_t / scale
+
+
+def _rows(x, kernel, pads, strides, pool=1):
+    """Whole rows of outputs by one product of rows with a banded matrix: images keep the layout [N, H, W·D] throughout.
+
+    Args:
+      x: ``[N, H, W, I]``.
+      kernel: ``[K, L, I, O]``.
+      pads: zeros above and below, left and right.
+      strides: of the convolution.
+      pool: side of the windows that its outputs are pooled in, without overlap.
+
+    Returns:
+      ``[N, H'//pool, pool²·(W'//pool)·O]``: the members of the windows of a pool one after another, the upper first.
+    """
+    step = strides[0] * pool  # rows of inputs from one product to the next
+    reach = kernel.shape[0] + strides[0] * (pool - 1)
+    steps, count = -(-reach // step), (x.shape[1] + sum(pads[0]) - reach) // step + 1
+    band = _band(kernel, x.shape[2], pads[1], strides[1], pool)
+    shifts = [strides[0] * p for p in range(pool)]  # of the window's rows
+    band = [jnp.pad(band, ((s, steps * step - kernel.shape[0] - s), (0, 0), (0, 0))) for s in shifts]
+    band = band[0] if pool == 1 else jnp.concatenate(band, 2)
+    below = (count + steps - 1) * step - x.shape[1] - pads[0][0]  # cuts where it is negative
+    x = x.reshape(*x.shape[:2], -1)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (pads[0][0], below, 0), (0, 0, 0)])
+    x = x.reshape(x.shape[0], -1, step * x.shape[2])
+    return _windows(x, steps, 1, 2) @ band.reshape(-1, band.shape[2])
+
+
+def _rows_pool_relu(x, kernel, bias, pads, surrogates):
+    y = _rows(x, kernel, pads, (1, 1), pool=2)
+    for _ in range(2):  # the upper and lower members, then the left and right
+        y = surrogates.maximum(*jax.lax.split(y, (y.shape[2] // 2,) * 2, 2))
+    windows = y.shape[2] // kernel.shape[3]
+    y = surrogates.relu(y + (bias[None] @ _beside(windows, bias))[None])
+    return y.reshape(*y.shape[:2], windows, -1)
+
+
+def _beside(copies, like):
+    """The matrix that puts a row like that beside itself.
+
+    By a product, the copies are a TPU's lanes from the outset; by a broadcast, XLA lays them out anew.
+    """
+    return np.tile(np.eye(like.shape[-1], dtype=like.dtype), copies)
+
+
+def _band(kernel, width, pad, stride, pool):
+    """``[K, W·I, W'·O]``: from a row of inputs to a row of outputs, ordered (member of a pool, window, O)."""
+    rows, columns, inputs, outputs = kernel.shape
+    windows = ((width + sum(pad) - columns) // stride + 1) // pool
+    first = (np.arange(windows) * pool + np.arange(pool)[:, None]).ravel() * stride - pad[0]  # input of an output
+    tap = np.arange(width)[:, None] - first == np.arange(columns)[:, None, None]  # [L, W, W']
+    tap = np.repeat(tap, outputs, 2)[:, :, None].astype(kernel.dtype)
+    beside = (kernel @ _beside(pool * windows, kernel)).reshape(rows, columns, 1, inputs, -1)
+    return (tap[None] * beside).sum(1).reshape(rows, width * inputs, -1)
 
 
 def _banded_pool_relu(x, kernel, bias, surrogates, block):
