@@ -67,7 +67,7 @@ def test_a_case_that_fails_or_takes_too_long_is_recorded_and_the_rest_goes_on(tm
     assert "KeyError: 'unknown'" in errors
     assert errors.count("out of time, 10 s for its batch") == 2
     text = tables(record.content)
-    assert "- out of time, 10 s for its batch: distillation float32; distillation float32" in text
+    assert "- out of time, 10 s for its batch: distillation mlp 1 float32; distillation mlp 1 float32" in text
 
 
 def test_what_is_not_a_number_is_null(tmp_path, capsys):
