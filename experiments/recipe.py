@@ -90,7 +90,7 @@ def mesh_of(config: Config, examples: int, *, many: bool) -> Mesh:
     networks = (config.weights.nets or config.weights.known) if many else 1
     dealt, share = [config.outer.perturbations], True
     if config.outer.perturbations == 1:
-        share = backend.shares_examples()
+        share = backend.shares_examples() or jax.process_count() > 1  # each process has to take part
         last = examples % config.batch_size if config.batches == "epochs" else 0
         dealt = [config.batch_size, last]
     wanted = config.devices
