@@ -195,6 +195,7 @@ def test_a_signal_to_one_stops_both_after_the_same_step_and_the_same_command_goe
     assert json.loads(ended[0][1].splitlines()[-1])["x"] == 0.5 * (step + 2)
 
 
+@pytest.mark.slow
 def test_the_first_process_s_clock_says_when_to_save(processes, tmp_path):
     """The other one's would never."""
     own = ({"checkpoint_seconds": 0.3}, {"checkpoint_seconds": 1e9})
@@ -203,6 +204,7 @@ def test_the_first_process_s_clock_says_when_to_save(processes, tmp_path):
     assert len(saved(tmp_path)) == 3  # the newest that are kept; without the clock, there is the last one alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_killing_one_ends_the_other(processes, tmp_path, victim):
     pair = toys(processes, tmp_path, steps=10**6, seconds=0.02)
@@ -248,6 +250,7 @@ def test_settings_that_differ_are_refused_by_name(processes, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_the_first_refuses_ends_all(processes, tmp_path):
     (tmp_path / "config.json").write_text('{"a": 2}')
     ended = ends(toys(processes, tmp_path))
@@ -258,6 +261,7 @@ def test_what_the_first_refuses_ends_all(processes, tmp_path):
     assert why in ended[1][2][0]
 
 
+@pytest.mark.slow
 def test_a_folder_that_not_all_see_is_refused(processes, tmp_path):
     (tmp_path / "second").mkdir()
     ended = ends(toys(processes, tmp_path / "first", each=({}, {"workdir": str(tmp_path / "second")})))

@@ -65,7 +65,7 @@ def test_an_unknown_network_or_a_wrong_size_is_refused(name, shape, classes, mes
 
 
 def test_an_unknown_convolution_is_refused():
-    with pytest.raises(ValueError, match=r"^convolution: 'fft' is unknown; use one of matmul, lax"):
+    with pytest.raises(ValueError, match=r"^convolution: 'fft' is unknown; use one of matmul, rows, lax"):
         make_network("lenet", (28, 28, 1), 10, convolution="fft")  # type: ignore[arg-type]
 
 

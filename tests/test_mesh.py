@@ -50,22 +50,19 @@ def close(a, b, relative):
         assert np.linalg.norm(left - right) <= relative * np.linalg.norm(right), (left, right)
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (1, 2)])
+SEVERAL = [
+    {"count": 4},
+    {"count": 4, "normalise_networks": True},
+    {"count": 4, "perturbations": 4, "smoothing": 0.3},
+    {"count": 2, "perturbations": 2, "smoothing": 0.3},
+]
+ONE = [{"perturbations": 4, "smoothing": 0.3}, {}]
+
+
 @pytest.mark.parametrize(
-    "how",
-    [
-        {"count": 4},
-        {"count": 4, "normalise_networks": True},
-        {"count": 4, "perturbations": 4, "smoothing": 0.3},
-        {"count": 2, "perturbations": 2, "smoothing": 0.3},
-        {"perturbations": 4, "smoothing": 0.3},
-        {},
-    ],
-    ids=str,
+    ("shape", "how"), [*(((2, 1), how) for how in SEVERAL), *(((1, 2), how) for how in SEVERAL + ONE)], ids=str
 )
 def test_the_meta_gradient_is_that_of_one_device(x64, small_problem, shape, how):
-    if "count" not in how:
-        shape = (1, shape[0] * shape[1])
     one, arguments = estimated(small_problem, None, **how)
     dealt, _ = estimated(small_problem, device_mesh(*shape), **how)
     expected = jax.jit(one)(*arguments)
@@ -143,6 +140,7 @@ RUN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_upon_another_mesh(tmp_path, monkeypatch):
     """The mesh is no setting of the result: two steps here are on networks dealt out, two on examples dealt out."""
     random_init.main([*RUN, "--workdir", str(tmp_path / "whole")])

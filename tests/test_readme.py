@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import distil
+from experiments import command_line, distil
 from experiments.distilled import check_distilled_setting
 from experiments.inner import check_inner
 from experiments.problem import assemble
@@ -88,6 +88,7 @@ def understood(command, monkeypatch):
 
     for owner in (experiment, distil):
         monkeypatch.setattr(owner, "run", called, raising=False)
+    monkeypatch.setattr(command_line, "start", lambda hosts: None)  # meets no other processes
     with pytest.raises(Called) as found:
         experiment.main(argv)
     return found.value.arguments
