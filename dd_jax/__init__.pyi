@@ -18,7 +18,8 @@ from .inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
 from .inner.schedule import Window, class_subsets, cycle, minibatches, random_start, shuffled
 from .networks import from_flax, make_network
 from .objectives import classification_loss, cross_entropy, relabelled
-from .outer import OuterRecipe, OuterState, OuterStep, outer_optimizer, outer_step
+from .outer import OuterRecipe, OuterState, OuterStep, outer_optimizer, outer_step, recipe_estimate
+from .parallel import device_mesh, over_devices
 from .parametrisations import (
     FIXED,
     FREE,
@@ -62,6 +63,7 @@ __all__ = [
     "classification_loss",
     "cross_entropy",
     "cycle",
+    "device_mesh",
     "evaluate",
     "evaluate_nets",
     "from_flax",
@@ -74,12 +76,14 @@ __all__ = [
     "outer_objective",
     "outer_optimizer",
     "outer_step",
+    "over_devices",
     "over_networks",
     "parametrisation",
     "per_step",
     "perturbed",
     "probabilities",
     "random_start",
+    "recipe_estimate",
     "relabelled",
     "shared",
     "shuffled",
