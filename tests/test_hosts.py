@@ -378,7 +378,7 @@ def experiment(processes, workdir, count, *options, devices=1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "mesh"), [(1, (2, 1)), (4, (4, 2))])
+@pytest.mark.parametrize(("devices", "mesh"), [(4, (4, 2))])
 def test_an_experiment_in_two_processes_is_as_in_one_with_as_many_devices(processes, tmp_path, devices, mesh):
     options = ("--devices.nets", str(mesh[0]), "--devices.batch", str(mesh[1]))
     for name, count in (("one", 1), ("two", 2)):

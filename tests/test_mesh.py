@@ -225,7 +225,7 @@ def main():
     for precision, gradient_error, images_error in (("float32", 1e-6, None), ("float64", 1e-12, 1e-8)):
         with jax.enable_x64(precision == "float64"):
             expected = outer_steps(None, precision)
-            for shape in ((8, 1), (4, 2), (1, 8), (2, 2)):
+            for shape in ((8, 1), (4, 2), (1, 8)):
                 gradient, images = outer_steps(device_mesh(*shape), precision)
                 close(gradient, expected[0], gradient_error)
                 if images_error:
