@@ -68,6 +68,8 @@ def test_manifests_parse(path):
     pod = kinds["Job"]["spec"]["template"]["spec"]
     claimed = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
     assert claimed == {kinds["PersistentVolumeClaim"]["metadata"]["name"]}
+    mounted = {mount["name"] for c in pod["containers"] + pod.get("initContainers", []) for mount in c["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
     (container,) = pod["containers"]
     chips = container["resources"]["limits"]["google.com/tpu"]
     hosts = kinds["Job"]["spec"].get("completions", 1)
@@ -81,7 +83,8 @@ def test_manifests_parse(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse(path):
-    subprocess.run(["bash", "-n", str(path)], check=True)
+    checked = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 GCLOUD = """#!/usr/bin/env bash
