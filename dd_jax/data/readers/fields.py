@@ -12,19 +12,41 @@ def from_fields(source: str, fields: Mapping[str, Any]) -> RawData:
 
     The other splits are in fields like ``test_images`` and ``test_labels``, of the names in
     :func:`dd_jax.data.readers.read`. Images are ``[N, H, W]`` or ``[N, H, W, D]``, uint8, or floats in [0, 1].
+    MedMNIST's and Keras' names do as well: ``train_images`` and ``train_labels``, or ``x_train`` and ``y_train``, and so
+    on for the other splits.
 
     >>> fields = {"images": [[[0.0, 0.5]], [[1.0, 0.5]]], "labels": [0, 1], "class_names": ["dark", "light"]}
     >>> from_fields("mine", fields).images[..., 0].tolist()
     [[[0, 128]], [[255, 128]]]
 
     Raises:
-      ValueError: a field is missing, or its array is not accepted; the message begins with the source.
+      ValueError: a field is missing or there twice, or its array is not accepted; the message begins with the source.
     """
-    for field in ("images", "labels"):
-        if field not in fields:
-            raise ValueError(f"dataset: {source} has no array {field!r}, only {sorted(fields)}")
-    prefixes = [field.rpartition("_")[::2] for field in fields]
-    others = {name for name, end in prefixes if end == "images" or (end == "labels" and name in ROLES)} - {""}
-    names = roles_of(source, ("train", *sorted(others)), "arrays of the splits")
-    held = {role: (fields.get(f"{name}_images"), fields.get(f"{name}_labels")) for role, name in names.items()}
-    return checked(source, held | {"train": (fields["images"], fields["labels"])}, fields.get("class_names"))
+    held: dict[tuple[str, str], str] = {}
+    for field in fields:
+        place = _place(field)
+        if place is not None and place in held:
+            raise ValueError(f"dataset: {source} has the arrays {held[place]!r} and {field!r}; give one of them")
+        if place is not None:
+            held[place] = field
+    for kind in _KINDS:
+        if not any(ROLES.get(split) == "train" for split, of in held if of == kind):
+            raise ValueError(f"dataset: {source} has no array {kind!r}, only {sorted(fields)}")
+    names = roles_of(source, sorted({split for split, _ in held}), "arrays of the splits")
+    arrays = {place: fields[field] for place, field in held.items()}
+    splits = {role: tuple(arrays.get((name, kind)) for kind in _KINDS) for role, name in names.items()}
+    return checked(source, splits, fields.get("class_names"))
+
+
+_KINDS = ("images", "labels")
+
+
+def _place(field: str) -> tuple[str, str] | None:
+    """The split and the kind of array that a field is named for, such as ``("test", "images")``; None for another."""
+    if field in _KINDS:
+        return "train", field
+    first, _, last = field.partition("_")
+    if first in ("x", "y") and last in ROLES:
+        return last, _KINDS["xy".index(first)]
+    split, _, kind = field.rpartition("_")
+    return (split, kind) if split and (kind == "images" or (kind == "labels" and split in ROLES)) else None

@@ -59,27 +59,39 @@ _Arrays = tuple[Any, Any]  # images and labels, None where there are none
 def checked(source: str, splits: Mapping[str, _Arrays], class_names: Any = None) -> RawData:
     """Brings the arrays of ``train``, ``validation`` and ``test`` into :class:`RawData`'s form, or says what is wrong.
 
-    Validation examples without test examples become these.
+    The classes are the labels that training examples have, numbered anew from 0. Their names are those of
+    ``class_names``, which are counted from 0, or from 1 where the labels are 1 to their number; else the labels
+    themselves. Validation examples without test examples become these.
     """
     images = checked_images(source, "images", splits["train"][0])
     labels = _checked_labels(source, "labels", splits["train"][1], len(images))
-    present = np.unique(labels)
-    names = None if class_names is None else _checked_names(source, class_names)
-    count = present[-1] + 1 if names is None else len(names)
-    if present[-1] >= count:
-        raise ValueError(f"dataset: {source} has a label {present[-1]}; accepted are 0 to {count - 1}")
-    if len(present) < count or count < 2:
-        missing = np.flatnonzero(np.append(present, -1) != np.arange(len(present) + 1))[0]
-        what = f"no training example of class {missing}" if count > 1 else "only one class"
-        raise ValueError(f"dataset: {source} has {what}; every label from 0 to the highest needs at least one")
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise ValueError(f"dataset: {source} has only one class, {classes[0]}; use training examples of two or more")
+    names = _names_of(source, classes, class_names)
     none = (None, None)
     validation, test = (
-        _checked_split(source, role, *splits.get(role, none), images.shape[1:], count)
+        _checked_split(source, role, *splits.get(role, none), images.shape[1:], classes)
         for role in ("validation", "test")
     )
     if test[0] is None:
         validation, test = none, validation
-    return RawData(images, labels, *test, names or tuple(map(str, range(count))), *validation)
+    return RawData(images, _numbered(labels, classes), *test, names, *validation)
+
+
+def _numbered(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return np.searchsorted(classes, labels).astype(np.int32)
+
+
+def _names_of(source: str, classes: np.ndarray, class_names: Any) -> tuple[str, ...]:
+    """The names of the labels that there are."""
+    if class_names is None:
+        return tuple(map(str, classes))
+    names = _checked_names(source, class_names)
+    first = int(classes[-1] == len(names) and classes[0] > 0)  # whether labels count from 1
+    if classes[-1] - first >= len(names):
+        raise ValueError(f"dataset: {source} has a label {classes[-1]}; accepted are 0 to {len(names) - 1}")
+    return tuple(names[label - first] for label in classes)
 
 
 def _checked_split(source, role, images, labels, shape, classes) -> _Arrays:
@@ -92,9 +104,10 @@ def _checked_split(source, role, images, labels, shape, classes) -> _Arrays:
     if images.shape[1:] != shape:
         wanted = f"not {shape} as for training; {form_advice(images.shape[1:], shape)}"
         raise ValueError(f"dataset: {source} has {role} images of {images.shape[1:]}, {wanted}")
-    if labels.max() >= classes:
-        raise ValueError(f"dataset: {source} has a {role} label {labels.max()}, beyond the {classes} classes")
-    return images, labels
+    unknown = np.setdiff1d(labels, classes)
+    if unknown.size:
+        raise ValueError(f"dataset: {source} has a {role} label {unknown[0]}, which no training example has")
+    return images, _numbered(labels, classes)
 
 
 def _checked_names(source, names) -> tuple[str, ...]:
@@ -133,12 +146,12 @@ def checked_images(source: str, field: str, images: Any) -> np.ndarray:
 
 def _checked_labels(source, field, labels, count) -> np.ndarray:
     labels = np.asarray(labels)
+    if labels.shape == (count, 1):  # as Keras and MedMNIST have them
+        labels = labels[:, 0]
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"dataset: {source} has {field} of shape {labels.shape} and type {labels.dtype}; use {count} integers"
         )
     if labels.min() < 0:
-        raise ValueError(f"dataset: {source} has a label {labels.min()} in {field}; labels start at 0")
-    if labels.max() > np.iinfo(np.int32).max:
-        raise ValueError(f"dataset: {source} has a label {labels.max()} in {field}; labels number the classes from 0")
-    return labels.astype(np.int32)
+        raise ValueError(f"dataset: {source} has a label {labels.min()} in {field}; use 0 or more")
+    return labels
