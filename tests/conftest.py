@@ -1,6 +1,7 @@
 """Shared fixtures. Numbers are compared in float64 where a test asks for it, with ``jax.enable_x64``."""
 
 import functools
+import os
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from dd_jax.base import Distilled, Network
 
+# Most of the tests' time goes into compiling programs that run once or twice: LLVM optimises them less than a user's.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)

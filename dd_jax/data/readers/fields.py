@@ -12,8 +12,8 @@ def from_fields(source: str, fields: Mapping[str, Any]) -> RawData:
 
     The other splits are in fields like ``test_images`` and ``test_labels``, of the names in
     :func:`dd_jax.data.readers.read`. Images are ``[N, H, W]`` or ``[N, H, W, D]``, uint8, or floats in [0, 1].
-    MedMNIST's and Keras' names do as well: ``train_images`` and ``train_labels``, or ``x_train`` and ``y_train``, and so
-    on for the other splits.
+    MedMNIST's and Keras' names do as well: ``train_images`` and ``train_labels``, or ``x_train`` and ``y_train``, and
+    so on for the other splits.
 
     >>> fields = {"images": [[[0.0, 0.5]], [[1.0, 0.5]]], "labels": [0, 1], "class_names": ["dark", "light"]}
     >>> from_fields("mine", fields).images[..., 0].tolist()
