@@ -42,7 +42,10 @@ def run(name: str, folder: Path) -> None:
     assert spec is not None and spec.loader is not None  # a path that ends in .py has both
     package = importlib.util.module_from_spec(spec)
     sys.modules[NAME] = package
-    spec.loader.exec_module(package)
+    try:
+        spec.loader.exec_module(package)
+    except ImportError as error:
+        sys.exit(f"error: {error}")
     runpy.run_module(f"{NAME}.{name}", run_name="__main__", alter_sys=True)
 
 

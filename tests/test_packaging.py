@@ -103,6 +103,25 @@ def test_the_algorithm_loads_jax_and_the_networks_flax_and_nothing_slow():
         assert not loaded & refused
 
 
+WITHOUT_TYRO = """
+import importlib.util, runpy, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "tyro" else found(name, package)
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [f"{WITHOUT_TYRO}{CONSOLE}", f"{WITHOUT_TYRO}sys.argv[0] = '-m'; runpy.run_module('experiments.fixed_init')"],
+    ids=["dd-jax", "python -m"],
+)
+def test_experiments_without_what_they_need_say_how_to_install_it(code):
+    process = dd_jax(ROOT, ROOT, "fixed_init", code=code)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("error: the experiments are not installed; pip install 'dd-jax[")
+    assert "Traceback" not in process.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_the_command_lists_the_experiments_without_importing_them(installed, users_folder, arguments):
     code = "import sys; from dd_jax.command import main; main(); assert 'jax' not in sys.modules"
