@@ -19,6 +19,7 @@ from dd_jax.base import Augment, Criterion, Distilled, Loss, Params
 from dd_jax.data.dataset import Split
 from dd_jax.data.normalisation import normalise
 from dd_jax.inner.loop import advance, inner_loop
+from dd_jax.inner.modes import step
 from dd_jax.inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
 from dd_jax.inner.schedule import Order, cycle, minibatches, shuffled
 from dd_jax.objectives import cross_entropy, per_example, predictions
@@ -86,6 +87,22 @@ def confusion(
     return _sum_over(split, chunk, count)
 
 
+def right_by_class(
+    apply: Callable[[Params, jax.Array], jax.Array],
+    theta: Params,
+    split: Split,
+    classes: int,
+    *,
+    chunk: int = 250,
+) -> jax.Array:
+    """How many examples of each class are named rightly, ``[C]`` int32: the diagonal of :func:`confusion`.
+
+    Args:
+      apply, theta, split, classes, chunk: as in :func:`evaluate`.
+    """
+    return jnp.diagonal(confusion(apply, theta, split, classes, chunk=chunk))
+
+
 def _logits(apply, theta, images, split):
     with backend.full_precision():
         return apply(theta, normalise(images, split.normalisation))
@@ -104,6 +121,8 @@ def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]
         return total
     return jax.tree.map(jnp.add, total, f(*(a[whole:] for a in examples)))
 
+
+_UNROLLED = 3  # numbers of steps to score at that are compiled one by one, at most
 
 OrderName = Literal["stored", "shuffled", "minibatch"]
 Optimizer = Literal["stored", "sgd", "momentum", "adam"]
@@ -204,12 +223,28 @@ def train_and_score(
     if sorted(set(at)) != list(at) or not at or not 0 <= at[0] <= at[-1] <= total:
         raise ValueError(f"at: {list(at)} is not accepted; use increasing numbers of steps within 0 … {total}")
     loop = _loop(key, loss, theta, distilled, training, total, inner)
+    if len(at) > _UNROLLED:
+        return _scores_at(loop, score, at)
     carry, done, scores = loop.carry, 0, []
     for count in at:
         carry = advance(loop, carry, done, count)
         scores.append(score(carry.theta))
         done = count
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *scores)
+
+
+def _scores_at(loop, score, at):
+    """The same for many numbers of steps, as one program that is compiled once for all of them."""
+
+    def one(number, carry):
+        return step(loop.rule, carry, loop.data, jax.tree.map(lambda a: a[number], loop.steps))
+
+    def until(carry, bounds):
+        carry = jax.lax.fori_loop(*bounds, one, carry)
+        return carry, score(carry.theta)
+
+    ends = jnp.asarray(at, jnp.int32)
+    return jax.lax.scan(until, loop.carry, (jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:-1]]), ends))[1]
 
 
 def _loop(key, loss, theta, distilled, training, total, inner):

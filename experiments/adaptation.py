@@ -25,13 +25,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from dd_jax.hosts import is_first
+
 from . import baselines, random_init
 from .command_line import command_line, run_as_script
 from .distil import run as distil
 from .distilled import DistilledSetting
 from .recipe import Config as Base
 from .recipe import authors_recipe, workdir_of
-from .record import print_result
+from .record import draw_page, print_result
 from .reported import ADAPTATION
 from .settings import Images, Setting, Weights
 
@@ -162,6 +164,8 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     if result is not None:
         print_result(result, workdir)
         baselines.run(preset, table, reported=of_paper, note=OTHER_COPY if "usps" in of_paper else "")
+        if is_first():
+            draw_page(workdir)  # with the baselines
     return result
 
 

@@ -13,10 +13,13 @@ from jax.sharding import Mesh
 from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
 from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
-from dd_jax.evaluation import Loop, Score
+from dd_jax.data.normalisation import unwhitened
+from dd_jax.evaluation import Loop
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import save_distilled
-from dd_jax.hosts import from_first
+from dd_jax.files.scored import save_scored
+from dd_jax.files.snapshots import save_snapshot, snapshot
+from dd_jax.hosts import from_first, is_first
 from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
 from dd_jax.outer import OuterState, check_recipe, outer_optimizer, outer_step, recipe_estimate
@@ -39,11 +42,11 @@ from .recipe import (
     settings_of,
     workdir_of,
 )
-from .record import draw_pictures, meta_of, print_result
+from .record import SCORES, SNAPSHOTS, draw_pictures, meta_of, print_result
 from .relabelled import NOTHING, Relabelled
 from .reported import Reported, fields
 from .say import say
-from .scoring import mean_and_std, scorer
+from .scoring import accuracies, counts_for, mean_and_std, scored_of, scorer, some_steps
 from .streams import streams
 from .training import Trained, memory_needed, train
 from .workdir import check_local, check_same_everywhere, claimed, compiled_beside, is_finished, provenance
@@ -100,7 +103,7 @@ def run(
     if from_first(lambda: is_finished(workdir)) and not config.plan:  # then nothing needs to be compiled
         with claimed(workdir, head | settings | identity(config)) as finished:
             assert finished is not None
-            from_first(lambda: draw_pictures(workdir, config, finished))
+            from_first(lambda: draw_pictures(workdir))
             return finished
     problem = assemble(config, config.switch_width)
     settings |= problem.identity
@@ -239,22 +242,34 @@ def _distil(
             )
         }
 
+    def keep(step, state):
+        images = jax.device_get(prepared.decode(state[0].params)).images
+        if is_first():
+            moment = snapshot(step, np.asarray(unwhitened(images, dataset.train.normalisation)))
+            save_snapshot(workdir / SNAPSHOTS, moment)
+
     trained = train(
         workdir,
         prepared.state,
         _compile(config, problem, prepared),
         steps=config.outer.steps,
         validate=validate,
-        validate_every=max(1, config.outer.steps // 20),
+        validate_every=max(1, -(-config.outer.steps // 20)),
+        keep=keep,
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
     distilled = jax.device_get(prepared.decode(trained.state[0].params))
     say(f"testing on {count_of(nets.test)}")
-    tested = scorer(dataset, network, inner=prepared.inner)(distilled, nets.test, test)
+    tested = np.asarray(
+        scorer(dataset, network, measure=counts_for(dataset), inner=prepared.inner)(distilled, nets.test, test)
+    )
+    curve = scorer(dataset, network, at=some_steps(prepared.total), inner=prepared.inner)
+    by_step = curve(distilled, nets.validation, validation).accuracy
+    scored = scored_of(tested, by_step, some_steps(prepared.total), dataset, test)
     result = {
         **head,
-        **_measured(config, prepared, trained, tested, nets.known is not None),
+        **_measured(config, prepared, trained, accuracies(tested, test), nets.known is not None),
         **validate(trained.state),
         **fields(known),
         "config": settings,
@@ -265,8 +280,9 @@ def _distil(
     def write() -> dict[str, Any]:
         meta = meta_of(workdir, config, result, dataset)
         save_distilled(workdir / "distilled.npz", distilled, dataset.train.normalisation, meta, known_weights)
+        save_scored(workdir / SCORES, scored)
         write_json(workdir / "result.json", result)
-        draw_pictures(workdir, config, result)
+        draw_pictures(workdir)
         return result
 
     return from_first(write)
@@ -278,8 +294,8 @@ def _stored(known: Params | None) -> Params | None:
     return jax.tree.map(lambda leaf: leaf[0], known) if one else known
 
 
-def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Score, known: bool) -> dict[str, Any]:
-    """The facts and figures of a run; ``tested`` is ``[K, 2]``, before and after the steps."""
+def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: np.ndarray, known: bool) -> dict[str, Any]:
+    """The facts and figures of a run; ``tested`` is ``[K, 2]``, accuracies before and after the steps."""
     return {
         "dataset": config.dataset,
         "seed": config.seed,
@@ -290,8 +306,8 @@ def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: Sco
         "networks": "known" if known else "random",
         "mesh": dict(prepared.mesh.shape),
         "test_accuracy": {
-            "before": mean_and_std(tested.accuracy[:, 0]),
-            "after": mean_and_std(tested.accuracy[:, 1]),
+            "before": mean_and_std(tested[:, 0]),
+            "after": mean_and_std(tested[:, 1]),
         },
     }
 

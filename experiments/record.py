@@ -1,23 +1,35 @@
 """What a run leaves beside its numbers: what its file says of itself, pictures, a page, and the last lines printed."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dd_jax.base import Distilled
 from dd_jax.data.dataset import Dataset
 from dd_jax.data.normalisation import unwhitened
-from dd_jax.files.atomic import write_atomically
-from dd_jax.files.distilled_file import load_distilled
-from dd_jax.files.figures import draw_curve, draw_images, to_png
-from dd_jax.files.page import html_report
+from dd_jax.files.atomic import first_line, write_atomically
+from dd_jax.files.distilled_file import DistilledFile, load_distilled
+from dd_jax.files.figures import draw_images, to_png
+from dd_jax.files.report.facts import Facts
+from dd_jax.files.report.page import html_report
+from dd_jax.files.report.tiles import chosen
+from dd_jax.files.scored import load_scored
+from dd_jax.files.snapshots import load_snapshots
 from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
 
 from .inner import Inner
 from .recipe import Config
+from .repeat import repeated
 from .settings import dataset_from, path_from
 from .training import read_lines
 from .workdir import told_if_it_fails
+
+SNAPSHOTS, SCORES = "snapshots", "scores.npz"
+"""What the page is made of beside the result: a folder and a file of a run."""
 
 
 def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
@@ -60,19 +72,84 @@ def _use(config: Config) -> str:
     )
 
 
-def draw_pictures(workdir: Path, config: Config, result: Mapping[str, Any]) -> None:
+def draw_pictures(workdir: Path) -> None:
     """The picture and the page of a result, where they are not there; what cannot be made costs no more than itself."""
     images, page = workdir / "images.png", workdir / "report.html"
-    if images.exists() and page.exists():
-        return
-    file, pictures = load_distilled(workdir / "distilled.npz"), {}
-    shown = file.distilled._replace(images=unwhitened(file.distilled.images, file.normalisation))
-    with told_if_it_fails(images):
-        pictures["Distilled images"] = to_png(draw_images(shown, file.meta["class_names"]))
-        write_atomically(images, pictures["Distilled images"])
+    if not images.exists():
+        with told_if_it_fails(images):
+            file = load_distilled(workdir / "distilled.npz")
+            write_atomically(images, to_png(draw_images(_shown(file), file.meta["class_names"])))
+    if not page.exists():
+        draw_page(workdir)
+
+
+def draw_page(workdir: Path) -> None:
+    """Writes the page of a result, in place of an earlier one."""
+    page = workdir / "report.html"
     with told_if_it_fails(page):
-        pictures["Training"] = to_png(draw_curve(read_lines(workdir / "metrics.jsonl")))
-        write_atomically(page, html_report(result, file.step_sizes, config.distilled.steps, pictures))
+        write_atomically(page, html_report(facts_of(workdir)))
+
+
+def facts_of(workdir: Path) -> Facts:
+    """What the files of a finished run have for its page; what an earlier one has not kept is empty.
+
+    Raises:
+      ValueError: no finished run of distilled images, or a file of it that cannot be used.
+    """
+    try:
+        result = json.loads((workdir / "result.json").read_text())
+        name = f"{result['experiment']} · {result['preset']}"
+        result["test_accuracy"]["after"]["n"], result["outer_steps"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"run: {workdir} is not accepted ({first_line(error)}); use a finished run's folder"
+        ) from error
+    file = load_distilled(workdir / "distilled.npz")
+    shown = _shown(file)
+    command, changed = repeated(result, workdir)
+    steps, members = chosen(shown.images.shape)
+    shape = (len(steps), len(members), *shown.images.shape[2:])
+    return Facts(
+        name,
+        result,
+        shown,
+        file.meta.get("class_names") or [str(c) for c in range(shown.labels.shape[2])],
+        read_lines(workdir / "metrics.jsonl"),
+        load_snapshots(workdir / SNAPSHOTS, result["outer_steps"], shape),
+        load_scored(workdir / SCORES),
+        _baselines_of(workdir, result, shown.images.shape[0] * shown.images.shape[1]),
+        command,
+        [(name, _told(preset), _told(value)) for name, preset, value in changed],
+    )
+
+
+def _shown(file: DistilledFile) -> Distilled:
+    """Distilled data as people see them: NumPy arrays, images not whitened."""
+    images = np.asarray(unwhitened(file.distilled.images, file.normalisation))
+    return Distilled(images, np.asarray(file.labels), np.asarray(file.step_sizes))  # type: ignore[arg-type]
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _baselines_of(workdir: Path, result: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
+    """The baselines measured beside a run; those of random networks, of as many images, may lie in a folder beside."""
+    beside = workdir.resolve().parent.parent / "baselines" / result["preset"] / "result.json"
+    for path in (workdir / "baselines" / "result.json", workdir / "baselines.json", beside):
+        try:
+            content = json.loads(path.read_text())
+            config, own = content["config"], result["config"]
+            alike = all(config[name] == own[name] for name in ("dataset", "network")) and all(
+                config["weights"].get(name) == own["weights"].get(name) for name in ("law", "gain", "bank")
+            )
+            many = len(content["rows"]) and config["steps"] * config["images_per_class"]
+            count = many * (images // max(1, own["distilled"]["steps"] * own["distilled"]["images_per_class"]))
+            if path != beside or (alike and count == images and result.get("networks") == "random"):
+                return content["rows"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return []
 
 
 def print_result(result: Mapping[str, Any], workdir: Path) -> None:

@@ -12,11 +12,16 @@ from jax.typing import ArrayLike
 
 from dd_jax.base import Distilled, Network
 from dd_jax.data.dataset import Dataset, Split
-from dd_jax.evaluation import Loop, Training, evaluate, evaluate_nets, steps_of
+from dd_jax.evaluation import Loop, Training, confusion, evaluate, evaluate_nets, right_by_class, steps_of
+from dd_jax.files.figures import spread as some_of
+from dd_jax.files.scored import Scored
 from dd_jax.objectives import classification_loss, relabelling
 from dd_jax.parallel import NETS, sharded
 
 from .nets import HeldOut
+
+_MATRIX = 200  # classes of a confusion matrix, at most
+_REAL = 100  # real images that are kept to be shown, at most
 
 
 def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
@@ -73,6 +78,57 @@ def scorer(
         )
 
     return score
+
+
+def counts_for(dataset: Dataset) -> Callable[..., Any]:
+    """What is counted of a test: the confusion matrix, or of many classes what is right of each."""
+    return confusion if len(dataset.class_names) <= _MATRIX else right_by_class
+
+
+def accuracies(counts: np.ndarray, split: Split) -> np.ndarray:
+    """The accuracies ``[...]`` of counts, ``[..., C, C]`` or ``[..., C]``, on a split of N examples."""
+    return (_right(counts).sum(-1).astype(np.float32) / np.float32(len(split.labels))).astype(np.float32)
+
+
+def _right(counts: np.ndarray) -> np.ndarray:
+    return counts if counts.ndim == 3 else np.diagonal(counts, axis1=-2, axis2=-1)
+
+
+def some_steps(total: int) -> tuple[int, ...]:
+    """The numbers of gradient steps at which accuracy is told, 0 and T among them: all, or 31 of many.
+
+    >>> some_steps(3), len(some_steps(400))
+    ((0, 1, 2, 3), 31)
+    """
+    return tuple(np.unique(np.linspace(0, total, min(total, 30) + 1).round().astype(int)).tolist())
+
+
+def scored_of(tested: np.ndarray, by_step: ArrayLike, steps: Sequence[int], dataset: Dataset, test: Split) -> Scored:
+    """What a run's page shows beyond its result.
+
+    Args:
+      tested: counts ``[K, 2, C, C]`` or ``[K, 2, C]`` on the test split, before and after the steps.
+      by_step: accuracies ``[V, P]`` of validation networks on the validation split, after each of ``steps``.
+      steps: P numbers of gradient steps.
+      dataset: gives some real images, the first of each class or of some classes.
+      test: the test split, under the labels that count.
+    """
+    classes, curve = len(dataset.class_names), np.asarray(by_step, np.float64)
+    matrix = tested.sum(0, dtype=np.int64) if tested.ndim == 4 else np.zeros((2, 0, 0), np.int64)
+    labels = np.asarray(dataset.train.labels)
+    shown = some_of(classes, _REAL)
+    first = np.array([np.flatnonzero(labels == c)[0] for c in shown])
+    return Scored(
+        examples=np.bincount(np.asarray(test.labels), minlength=classes),
+        networks=np.asarray(len(tested)),
+        right=_right(tested).sum(0, dtype=np.int64),
+        confusion=matrix,
+        steps=np.asarray(steps),
+        accuracy=curve.mean(0),
+        spread=curve.std(0),
+        real_images=np.asarray(dataset.train.images[first]),
+        real_classes=shown,
+    )
 
 
 def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:

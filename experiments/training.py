@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import tqdm
 from jax.experimental import multihost_utils
 
 from dd_jax.checks import positive, require  # noqa: F401, for the experiments
@@ -22,9 +20,12 @@ from dd_jax.files.checkpoint import checkpoints
 from dd_jax.hosts import agreed, is_first, several
 from dd_jax.outer import OuterInfo
 
+from .progress import Progress, stalled, stalled_hint
 from .say import say
 
 State = TypeVar("State")
+
+_HINTS_UNTIL = 0.75  # of the outer steps: later the rate is so small that the loss hardly moves anyway
 
 
 class RunError(Exception):
@@ -188,6 +189,7 @@ def train(
     validate_every: int,
     checkpoint_seconds: float,
     remedy: str,
+    keep: Callable[[int, State], None] | None = None,
 ) -> Trained:
     """Runs outer steps up to ``steps``, from the newest checkpoint in ``workdir`` if there is one.
 
@@ -205,6 +207,8 @@ def train(
       validate_every: outer steps between two validations.
       checkpoint_seconds: least time between two checkpoints.
       remedy: what to change when the loss is not finite.
+      keep: ``(step, state)``, called before the first step and after each validation, to keep what may be looked at
+        later; does not change the state.
 
     Raises:
       RunError: the loss or the meta-gradient was not finite; the last good state is saved.
@@ -227,11 +231,9 @@ def train(
             saved.save(step, state, {"seconds": round(time.monotonic() - began, 3)})
             pace.saved()
 
-        bar = tqdm.tqdm(
-            total=steps, initial=start, unit="step", desc="distilling", disable=start >= steps or not is_first(),
-            dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 60.0,
-        )  # fmt: skip
-        with (metrics_path if is_first() else Path(os.devnull)).open("a") as file, bar, signals() as signalled:
+        hinted = False
+        progress = Progress(steps, start, silent=not is_first())
+        with (metrics_path if is_first() else Path(os.devnull)).open("a") as file, progress, signals() as signalled:
 
             def record(step: int, values: Mapping[str, float]) -> None:
                 metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
@@ -247,9 +249,10 @@ def train(
                         f"The state after step {step - 1} is saved in {workdir / 'checkpoints'}"
                     )
                 record(step, {"loss": loss, "gradient_norm": norm})
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
+                progress.stepped(loss)
 
+            if keep is not None and not start:
+                keep(0, state)
             pending = None
             for step in range(start + 1, steps + 1):
                 state, info = update(state, step)
@@ -263,7 +266,14 @@ def train(
                     settle(*pending)
                     pending = None
                 if validating:
-                    record(step, validate(state))
+                    record(step, found := validate(state))
+                    progress.validated(found.get("validation_accuracy"))
+                    if keep is not None:
+                        keep(step, state)
+                    losses = [line["loss"] for line in metrics if "loss" in line]
+                    if not hinted and step <= _HINTS_UNTIL * steps and stalled(losses):
+                        hinted = True
+                        progress.hint(stalled_hint(losses))
                 if saving:
                     save(step, state)
                 if stopping:

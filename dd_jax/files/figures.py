@@ -1,10 +1,10 @@
-"""Figures of a run: its distilled images, and its loss and accuracy by step."""
+"""The picture of a run's distilled images."""
 
 import io
 import math
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,14 +146,19 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.arange(shown) * count // shown
 
 
+def screen_range(images: np.ndarray) -> float:
+    """How far black and white lie from mid-grey where these pixels are shown: two standard deviations of them all."""
+    finite = images[np.isfinite(images)].astype(np.float64)
+    return 2 * float(finite.std()) if finite.size else 0.0
+
+
 def screen_values(images: np.ndarray) -> np.ndarray:
     """Normalised pixels ``[…, 1 or 3]`` as red, green and blue, ``[…, 3]`` uint8.
 
     Mid-grey is zero, and black and white lie two standard deviations of all pixels away from it. A pixel that is not a
     number is mid-grey, and an infinite one black or white; neither counts for the deviation.
     """
-    finite = images[np.isfinite(images)].astype(np.float64)
-    whole = 4 * (finite.std() if finite.size else 0.0) + np.finfo(np.float32).tiny
+    whole = 2 * screen_range(images) + np.finfo(np.float32).tiny
     grey_or_colour = np.nan_to_num(np.clip(0.5 + images.astype(np.float64) / whole, 0, 1), nan=0.5)
     return np.broadcast_to(np.rint(255 * grey_or_colour).astype(np.uint8), (*images.shape[:-1], 3))
 
@@ -173,36 +178,3 @@ def mosaic(images: np.ndarray, columns: int, gap: tuple[int, int]) -> np.ndarray
     _, height, width, depth = padded.shape
     lines = padded.reshape(-1, columns, height, width, depth).swapaxes(1, 2)
     return lines.reshape(-1, columns * width, depth)[: -gap[0], : -gap[1]]
-
-
-def draw_curve(metrics: Sequence[Mapping[str, float]]) -> Figure:
-    """The outer loss by step (light: each step; dark: a running mean) and the validation accuracy.
-
-    The loss has a logarithmic axis, on which values that are not positive have no place.
-    """
-    steps, loss = _series(metrics, "loss")
-    width = max(1, len(loss) // 50)
-    smooth = np.convolve(loss, np.ones(width) / width, mode="valid") if len(loss) else loss
-    figure = Figure(figsize=(8, 3.4))
-    axis = figure.subplots()
-    axis.plot(steps, _positive(loss), color="tab:blue", alpha=0.25, linewidth=0.8)
-    axis.plot(steps[width - 1 :], _positive(smooth), color="tab:blue", label="loss on real batches")
-    scale = "log" if np.isfinite(_positive(loss)).any() else "linear"
-    axis.set(xlabel="outer step", ylabel="loss (nats)", yscale=scale)
-    right = axis.twinx()
-    points = _series(metrics, "validation_accuracy")
-    if points.size:
-        right.plot(*points, color="tab:orange", marker=".", label="validation accuracy")
-    right.set(ylabel="validation accuracy", ylim=(0, 1))
-    figure.legend(loc="upper center", ncols=2, frameon=False, fontsize=8)
-    return figure
-
-
-def _series(metrics: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
-    """Steps and values of one metric, ``[2, N]``, from the lines that have it."""
-    return np.array([(line["step"], line[name]) for line in metrics if name in line], float).reshape(-1, 2).T
-
-
-def _positive(values: np.ndarray) -> np.ndarray:
-    """The values that a logarithmic axis can show; the others are not numbers."""
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)

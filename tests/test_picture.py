@@ -1,8 +1,6 @@
-"""The pictures and the page of a run, whatever its classes are called, and however many images it has."""
+"""The picture of a run's images, whatever its classes are called, and however many images it has."""
 
-import html.parser
 import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +10,8 @@ import pytest
 
 from dd_jax.base import Distilled
 from dd_jax.distilled import noise
-from dd_jax.files.figures import draw_curve, draw_images, to_png
-from dd_jax.files.page import html_report
+from dd_jax.files.figures import draw_images, to_png
 from dd_jax.files.text import one_line
-from experiments.record import print_result
-from experiments.reported import fields
 
 
 def drawn(figure) -> Any:
@@ -152,78 +147,3 @@ def test_pixels_that_are_no_numbers_are_drawn(value, everywhere):
     assert to_png(figure).startswith(b"\x89PNG")
     if not everywhere:  # the other pixels are still told apart
         assert len(np.unique(drawn(figure)[0])) > 4 or value == 3e38
-
-
-@pytest.mark.parametrize(
-    "losses", [[], [0.0, -1.0], [np.nan] * 3, [np.inf, 1.0], [2.0, 0.0, np.nan, -1.0, 0.5], [1.0], [0.5] * 200]
-)
-@pytest.mark.parametrize("validation", [[], [0.5, np.nan]])
-def test_a_curve_is_drawn_whatever_was_measured(losses, validation):
-    metrics = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
-    metrics += [{"step": step, "validation_accuracy": accuracy} for step, accuracy in enumerate(validation)]
-    figure = draw_curve(metrics)
-    assert to_png(figure).startswith(b"\x89PNG")
-    shown = np.asarray(figure.axes[0].lines[0].get_ydata())
-    np.testing.assert_array_equal(shown[np.isfinite(shown)], [v for v in losses if np.isfinite(v) and v > 0])
-
-
-class _Page(html.parser.HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.words = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def test_the_page_says_what_it_was_given_and_runs_none_of_it():
-    nasty = "</pre><script>alert('\"&\ud800')</script>"
-    score = {"mean": 0.5, "std": 0.1, "n": 2}
-    result = {
-        "experiment": "fixed_init",
-        "preset": nasty,
-        "outer_steps": 1,
-        "wall_seconds": 1.0,
-        "seed": 0,
-        "device": nasty,
-        "versions": {"dd_jax": "0", "jax": "0"},
-        "test_accuracy": {"before": score, "after": score},
-        "reported": None,
-        "reported_before": None,
-        "config": {"dataset": nasty, "$_$": "汉字\n"},
-    }
-    text = html_report(result, np.array([0.1, np.nan]), 1, {nasty: b"png"})
-    page = _Page()
-    page.feed(text.encode().decode())
-    assert "script" not in page.tags
-    assert page.tags.count("pre") == page.tags.count("img") == 1
-    shown = nasty.replace("\ud800", "?")
-    assert f"fixed_init · {shown}" in page.words
-    assert shown in page.words
-    assert "汉字" in text
-
-
-@pytest.mark.parametrize(("checked", "said"), [(True, "checked"), (False, "from memory")])
-def test_a_figure_of_the_paper_says_whether_it_was_checked(checked, said, capsys):
-    """On the page, and where a run ends."""
-    score = {"mean": 0.5, "std": 0.0, "n": 1}
-    result = {
-        "experiment": "fixed_init",
-        "preset": "mnist",
-        "networks": "known",
-        "outer_steps": 1,
-        "wall_seconds": 1.0,
-        "seed": 0,
-        "device": "",
-        "versions": {"dd_jax": "0", "jax": "0"},
-        "test_accuracy": {"before": score, "after": score},
-        **fields({"before": 0.129, "after": 0.795, "std": 0.081, "checked": checked}),
-        "config": {},
-    }
-    print_result(result, Path("run"))
-    for text in (html_report(result, np.array([0.1]), 1, {}), capsys.readouterr().out):
-        assert f"12.9 % ({said})" in text
-        assert f"79.5 ± 8.1 % ({said})" in text
