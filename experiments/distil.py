@@ -26,6 +26,7 @@ from dd_jax.outer import OuterState, check_recipe, outer_optimizer, outer_step, 
 from dd_jax.parallel import everywhere, of_networks, spread
 
 from .command_line import command_line
+from .describe import meta_of
 from .distilled import check_distilled_setting, parametrisation_of, stored_floats
 from .first_data import Budget, initial_data
 from .inner import check_inner, loop_of, optimizer_of, window_of
@@ -42,7 +43,7 @@ from .recipe import (
     settings_of,
     workdir_of,
 )
-from .record import SCORES, SNAPSHOTS, draw_pictures, meta_of, print_result
+from .record import SCORES, SNAPSHOTS, draw_pictures, print_result
 from .relabelled import NOTHING, Relabelled
 from .reported import Reported, fields
 from .say import say

@@ -1,6 +1,5 @@
-"""What a run leaves beside its numbers: what its file says of itself, pictures, a page, and the last lines printed."""
+"""What a run leaves beside its numbers: pictures, a page, and the last lines printed."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from dd_jax.base import Distilled
-from dd_jax.data.dataset import Dataset
 from dd_jax.data.normalisation import unwhitened
 from dd_jax.files.atomic import first_line, write_atomically
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
@@ -21,55 +19,12 @@ from dd_jax.files.scored import load_scored
 from dd_jax.files.snapshots import load_snapshots
 from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
 
-from .inner import Inner
-from .recipe import Config
 from .repeat import repeated
-from .settings import dataset_from, path_from
 from .training import read_lines
 from .workdir import told_if_it_fails
 
 SNAPSHOTS, SCORES = "snapshots", "scores.npz"
 """What the page is made of beside the result: a folder and a file of a run."""
-
-
-def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What distilled.npz says of itself. Paths in it are from its own folder on."""
-    weights = config.weights
-    bank = {} if weights.bank is None else {"bank": path_from(workdir, weights.bank)}
-    if weights.bank_size is not None:
-        bank |= {"bank_size": weights.bank_size}
-    if weights.bank is not None:
-        bank |= {"validation_nets": weights.validation_nets, "fingerprint": result["config"]["bank"]}
-    return {
-        "experiment": result["experiment"],
-        "dataset": dataset_from(workdir, config.dataset),
-        "data": result["config"]["data"],
-        "validation_fraction": config.validation_fraction,
-        "images": dataclasses.asdict(config.images),
-        "network": config.network,
-        "network_options": config.network_options,
-        "inner": result["config"]["inner"],
-        "objective": config.objective,
-        "precision": config.precision,
-        "initialisation": {"law": weights.law, "gain": weights.gain, "seed": config.seed, **bank},
-        "steps": config.distilled.steps,
-        "epochs": config.distilled.epochs,
-        "class_names": dataset.class_names,
-        "relabel": result["config"].get("relabel", {}),
-        "versions": result["versions"],
-        "use": _use(config),
-    }
-
-
-def _use(config: Config) -> str:
-    """How to train on the data, in words."""
-    step = "gradient descent on images[t % S], labels[t % S] with step_sizes[t]"
-    if config.inner != Inner(window=config.inner.window, window_start=config.inner.window_start):
-        step = "a step of what 'inner' says (optimizer, order, augmentation), step_sizes[t] times its direction"
-    return (
-        f"for t in range(E * S): {step}, mean cross-entropy, from initial_weights or, without them, any weights of the "
-        "initialisation (flax layout: kernels [H, W, in, out] and [in, out], NHWC images)"
-    )
 
 
 def draw_pictures(workdir: Path) -> None:

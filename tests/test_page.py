@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import made_up
 
 from dd_jax.files.report.page import comparison, html_report
 from dd_jax.files.report.plots import loss_chart, validation_chart
@@ -17,8 +18,6 @@ from dd_jax.files.report.words import result_sentence, standard_error, uncertain
 from dd_jax.files.snapshots import Snapshot, load_snapshots, save_snapshot
 from experiments.record import print_result
 from experiments.reported import fields
-
-from pages import made_up
 
 
 class _Page(html.parser.HTMLParser):

@@ -36,6 +36,7 @@ class Dataset(NamedTuple):
     validation: Split
     test: Split
     class_names: tuple[str, ...]
+    held_out: tuple[str, ...] = ()  # which of test and validation are shares of the training images
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -71,6 +72,7 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
     return Dataset(
         *(Split(jnp.asarray(x), jnp.asarray(y), normalisation) for x, y in (train, validation, test)),
         class_names=raw.class_names,
+        held_out=tuple(role for role in ("test", "validation") if getattr(raw, f"{role}_images") is None),
     )
 
 

@@ -5,10 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dd_jax.networks import description
 from dd_jax.networks.convolution import Method
 from dd_jax.networks.layers import Conv, max_pool
 from dd_jax.networks.options import ImageShape, square
 from dd_jax.networks.surrogates import surrogates
+
+_SIZE, _ALPHA, _BETA, _K = 4, 0.001 / 9, 0.75, 1.0  # of its local response normalisation
 
 
 class AlexCifarNet(nn.Module):
@@ -35,7 +38,7 @@ class AlexCifarNet(nn.Module):
 
 
 def local_response_norm(
-    x: jax.Array, *, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0
+    x: jax.Array, *, size: int = _SIZE, alpha: float = _ALPHA, beta: float = _BETA, k: float = _K
 ) -> jax.Array:
     """X / (k + α/size · Σ x²)^β over ``size`` neighbouring channels, c − size//2 … c + (size−1)//2.
 
@@ -69,3 +72,14 @@ def alexcifarnet(
     """
     square("alexcifarnet", image_shape, 32)
     return AlexCifarNet(classes, convolution, switch_width)
+
+
+def describe_alexcifarnet(image_shape: ImageShape, classes: int) -> list[description.Layer]:
+    """AlexCifarNet as data (see :mod:`dd_jax.networks.description`)."""
+    del image_shape
+    conv, pool = description.convolution(64, 5, padding=2), description.max_pool(3, 2, padding=1)
+    norm = description.local_response_norm(size=_SIZE, alpha=_ALPHA, beta=_BETA, k=_K)
+    layers = [conv, pool, description.relu(), norm, conv, description.relu(), norm, pool, description.flatten()]
+    for features in (384, 192):
+        layers += [description.dense(features), description.relu()]
+    return description.with_names([*layers, description.dense(classes)])

@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 
+from dd_jax.networks import description
 from dd_jax.networks.convolution import Method
 from dd_jax.networks.layers import Conv, GroupNorm, InstanceNorm, avg_pool, max_pool
 from dd_jax.networks.options import ImageShape
@@ -86,3 +87,25 @@ def convnet(
             "use less depth, or pooling='none'"
         )
     return ConvNet(classes, width, depth, norm, pooling, convolution, switch_width)
+
+
+def describe_convnet(
+    image_shape: ImageShape,
+    classes: int,
+    *,
+    width: int = 128,
+    depth: int = 3,
+    norm: Norm = "instance",
+    pooling: Pooling = "avg",
+) -> list[description.Layer]:
+    """ConvNet as data (see :mod:`dd_jax.networks.description`); the arguments are those of :func:`convnet`."""
+    del image_shape
+    norms = {
+        "instance": [description.instance_norm(_EPSILON)],
+        "group": [description.group_norm(_GROUPS, _EPSILON)],
+        "layer": [description.group_norm(1, _EPSILON)],
+        "none": [],
+    }
+    pools = {"avg": [description.avg_pool(2, 2)], "max": [description.max_pool(2, 2)], "none": []}
+    block = [description.convolution(width, 3, padding=1), *norms[norm], description.relu(), *pools[pooling]]
+    return description.with_names([*(block * depth), description.flatten(), description.dense(classes)])

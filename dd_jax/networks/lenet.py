@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dd_jax.networks import description
 from dd_jax.networks.convolution import Method, convolution_pool_relu
 from dd_jax.networks.options import ImageShape, square
 from dd_jax.networks.surrogates import surrogates
@@ -18,12 +19,17 @@ class LeNet(nn.Module):
     @nn.compact
     def __call__(self, x):
         relu = surrogates(self.switch_width).relu
-        for i, (features, padding) in enumerate(((6, 2 if x.shape[1] == 28 else 0), (16, 0))):
+        for i, (features, padding) in enumerate(_convolutions(x.shape[1])):
             x = _ConvPoolRelu(features, padding, self.convolution, self.switch_width, name=f"Conv_{i}")(x)
         x = x.reshape(x.shape[0], -1)
         for features in (120, 84):
             x = relu(nn.Dense(features)(x))
         return nn.Dense(self.outputs)(x)
+
+
+def _convolutions(height: int) -> tuple[tuple[int, int], ...]:
+    """(features, padding) of each."""
+    return (6, 2 if height == 28 else 0), (16, 0)
 
 
 class _ConvPoolRelu(nn.Module):
@@ -57,3 +63,15 @@ def lenet(
     """
     square("lenet", image_shape, 28, 32)
     return LeNet(classes, convolution, switch_width)
+
+
+def describe_lenet(image_shape: ImageShape, classes: int) -> list[description.Layer]:
+    """LeNet as data (see :mod:`dd_jax.networks.description`)."""
+    layers = []
+    for features, padding in _convolutions(image_shape[0]):
+        layers += [description.convolution(features, 5, padding=padding), description.max_pool(2, 2)]
+        layers += [description.relu()]
+    layers += [description.flatten()]
+    for features in (120, 84):
+        layers += [description.dense(features), description.relu()]
+    return description.with_names([*layers, description.dense(classes)])

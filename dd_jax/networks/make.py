@@ -14,18 +14,26 @@ from flax import nnx
 from dd_jax.base import Network
 from dd_jax.files.atomic import first_line
 from dd_jax.imports import FORM, imported
-from dd_jax.networks.alexcifarnet import alexcifarnet
-from dd_jax.networks.convnet import convnet
+from dd_jax.networks.alexcifarnet import alexcifarnet, describe_alexcifarnet
+from dd_jax.networks.convnet import convnet, describe_convnet
 from dd_jax.networks.convolution import METHODS, Method
-from dd_jax.networks.lenet import lenet
-from dd_jax.networks.mlp import mlp
+from dd_jax.networks.description import Layer
+from dd_jax.networks.lenet import describe_lenet, lenet
+from dd_jax.networks.mlp import describe_mlp, mlp
 from dd_jax.networks.modules import from_equinox, from_flax, from_nnx, is_equinox
 from dd_jax.networks.options import ImageShape, converted
-from dd_jax.networks.resnet import resnet18
+from dd_jax.networks.resnet import describe_resnet18, resnet18
 from dd_jax.networks.surrogates import surrogates
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     make.__name__: make for make in (lenet, alexcifarnet, convnet, mlp, resnet18)
+}
+_DESCRIPTIONS: dict[str, Callable[..., list[Layer]]] = {
+    "lenet": describe_lenet,
+    "alexcifarnet": describe_alexcifarnet,
+    "convnet": describe_convnet,
+    "mlp": describe_mlp,
+    "resnet18": describe_resnet18,
 }
 _OURS = ("switch_width", "convolution", "rngs", "key")  # arguments that are no options: the library gives them
 _KINDS = "an (init, apply) pair, a flax.linen, flax.nnx or equinox module"
@@ -83,6 +91,22 @@ def make_network(
         )
         _check_logits(name, network, image_shape, classes)
     return network
+
+
+def describe_network(
+    name: str, image_shape: ImageShape, classes: int, options: Mapping[str, Any] = {}
+) -> list[Layer] | None:
+    """The layers of a network of ours as data (see :mod:`dd_jax.networks.description`); None for anyone else's.
+
+    Args:
+      name, image_shape, classes, options: as :func:`make_network`'s, of a network that it makes.
+
+    >>> [layer["kind"] for layer in describe_network("mlp", (8, 8, 1), 10, {"hidden": "16"}) or []]
+    ['flatten', 'dense', 'relu', 'dense']
+    """
+    if name not in NETWORKS:
+        return None
+    return _DESCRIPTIONS[name](image_shape, classes, **_checked_options(name, NETWORKS[name], options))
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from dd_jax.networks import description
 from dd_jax.networks.options import ImageShape
 from dd_jax.networks.surrogates import surrogates
 
@@ -35,3 +36,14 @@ def mlp(
     """
     del image_shape
     return MLP(classes, hidden, switch_width)
+
+
+def describe_mlp(
+    image_shape: ImageShape, classes: int, *, hidden: tuple[int, ...] = (128, 128)
+) -> list[description.Layer]:
+    """A multilayer perceptron as data (see :mod:`dd_jax.networks.description`)."""
+    del image_shape
+    layers = [description.flatten()]
+    for features in hidden:
+        layers += [description.dense(features), description.relu()]
+    return description.with_names([*layers, description.dense(classes)])

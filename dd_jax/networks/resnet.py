@@ -4,6 +4,7 @@ from functools import partial
 
 import flax.linen as nn
 
+from dd_jax.networks import description
 from dd_jax.networks.convolution import Method
 from dd_jax.networks.layers import Conv, GroupNorm
 from dd_jax.networks.options import ImageShape
@@ -80,3 +81,22 @@ def resnet18(
     if width % groups:
         raise ValueError(f"network: resnet18 with groups={groups} is not accepted; use a divisor of the width, {width}")
     return ResNet(classes, width, groups, convolution, switch_width)
+
+
+def describe_resnet18(
+    image_shape: ImageShape, classes: int, *, width: int = 64, groups: int = 32
+) -> list[description.Layer]:
+    """ResNet-18 as data (see :mod:`dd_jax.networks.description`)."""
+    del image_shape
+    norm, relu = description.group_norm(groups, _EPSILON), description.relu()
+    layers = [description.convolution(width, 3, padding=1, bias=False), norm, relu]
+    channels = width
+    for stage, all_strides in enumerate(_BLOCKS):
+        features = width * 2**stage
+        for stride in all_strides:
+            conv = partial(description.convolution, features, bias=False)
+            branch = [conv(3, stride=stride, padding=1), norm, relu, conv(3, padding=1), norm]
+            shortcut = [] if (channels, stride) == (features, 1) else [conv(1, stride=stride), norm]
+            layers += [description.residual(branch, shortcut, scope=_Block.__name__), relu]
+            channels = features
+    return description.with_names([*layers, description.mean_pixel(), description.dense(classes)])

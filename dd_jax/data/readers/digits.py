@@ -7,6 +7,11 @@ import numpy as np
 from dd_jax.data.forms import resize
 from dd_jax.data.readers.raw import RawData, checked
 
+HOW = (
+    "scikit-learn's load_digits(): its 8×8 levels of 0 … 16 become np.round(level * 255 / 16), uint8, and are resized "
+    "to 28×28 by Pillow (bicubic); of each class, every fifth example, from the fifth on, is for testing"
+)
+
 
 def read_digits() -> RawData:
     """scikit-learn's digits: 1,797 grey images of 8×8, resized to 28×28; every fifth of each class is for testing."""
