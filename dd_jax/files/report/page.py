@@ -53,10 +53,10 @@ def html_report(facts: Facts) -> str:
     )
     reach = screen_range(np.asarray(facts.distilled.images))
     body = [
-        f"<p class='lead'>{html.escape(result_sentence(facts))}</p>",
+        _paragraph(result_sentence(facts).replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0"), "lead"),
         _paragraph(uncertainty_sentence(facts), "note"),
         _accuracies(facts),
-        f"<h2>Distilled images</h2>{images_section(facts)}<p>{html.escape(greys_sentences(facts, reach))}</p>",
+        f"<h2>Distilled images</h2><p>{html.escape(greys_sentences(facts, reach))}</p>{images_section(facts)}",
         _headed("Real images", real_images(facts), level=3),
         f"<h2>Training</h2>{_plots(facts)}",
         _classes(facts),
@@ -76,7 +76,7 @@ def comparison(runs: Sequence[Facts]) -> str:
     plots = [
         validation_chart({name: facts.series("validation_accuracy") for name, facts in named.items()}),
         loss_chart({name: facts.series("loss") for name, facts in named.items()}),
-        by_step_chart({n: np.array([f.scored.steps, f.scored.accuracy]) for n, f in named.items() if f.scored}),
+        by_step_chart({name: _by_step(facts) for name, facts in named.items()}),
         step_sizes_chart({name: facts.distilled.step_sizes for name, facts in named.items()}),
     ]
     images = "".join(f"<h3>{html.escape(name)}</h3>{strip(facts, i)}" for i, (name, facts) in enumerate(named.items()))
@@ -116,7 +116,7 @@ def _plots(facts: Facts) -> str:
     plots = [
         loss_chart({"": facts.series("loss")}),
         validation_chart({"": facts.series("validation_accuracy")}),
-        "" if facts.scored is None else by_step_chart({"": np.array([facts.scored.steps, facts.scored.accuracy])}),
+        by_step_chart({"": _by_step(facts)}),
         step_sizes_chart({"": sizes}, distinct),
     ]
     epochs = [sizes[i : i + distinct] for i in range(0, len(sizes), distinct)]
@@ -125,6 +125,11 @@ def _plots(facts: Facts) -> str:
         [(str(e), *(f"{size:.4f}" for size in epoch)) for e, epoch in enumerate(epochs)],
     )
     return f"<div class='plots'>{''.join(plots)}</div>{_folded('Learned step sizes in numbers', _wide(table))}"
+
+
+def _by_step(facts: Facts) -> np.ndarray:
+    scored = facts.scored
+    return np.zeros((2, 0)) if scored is None else np.array([scored.steps, scored.accuracy], float)
 
 
 def _classes(facts: Facts) -> str:
