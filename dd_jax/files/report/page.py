@@ -187,15 +187,16 @@ def _compared(runs: Mapping[str, Facts]) -> str:
     def row(i: int, name: str, facts: Facts) -> str:
         result, (steps, count, total) = facts.result, facts.sizes
         cells = (
-            str(result.get("dataset", "")), str(result["config"].get("network", "")), result.get("networks", "known"),
-            f"{steps * count:,}", f"{total:,}", percent(result["test_accuracy"]["before"], known=facts.known),
+            percent(result["test_accuracy"]["before"], known=facts.known),
             percent(result["test_accuracy"]["after"], known=facts.known),
-            _reported(result), f"{result['outer_steps']:,}", f"{result['wall_seconds']:,.0f} s",
+            _reported(result), str(result.get("dataset", "")), str(result["config"].get("network", "")),
+            "known" if facts.known else "random", f"{steps * count:,}", f"{total:,}", f"{result['outer_steps']:,}",
+            f"{result['wall_seconds']:,.0f} s",
         )  # fmt: skip
         return f"<tr><th>{_key(i)}{html.escape(name)}</th>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
 
-    header = ("run", "data", "network", "networks", "images", "gradient steps", "accuracy before", "after")
-    head = "".join(f"<th>{cell}</th>" for cell in (*header, "reported", "outer steps", "time"))
+    header = ("run", "accuracy before", "after", "reported", "data", "network", "initial weights", "images")
+    head = "".join(f"<th>{cell}</th>" for cell in (*header, "gradient steps", "outer steps", "time"))
     body = "".join(row(i, name, facts) for i, (name, facts) in enumerate(runs.items()))
     return f"<table><tr>{head}</tr>{body}</table>"
 

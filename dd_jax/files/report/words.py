@@ -70,8 +70,8 @@ def greys_sentences(facts: Facts, reach: float) -> str:
             "very numbers the right way, and nothing makes them look like their class."
         )
     return said + (
-        "They were made for random networks, so they can use only what all of these have in common. So they keep more "
-        "of the look of their class than images made for one known network, which look like noise."
+        "They were made for random networks, and can use only what all of these have in common. So they keep more of "
+        "the look of their class than images made for one known network, which look like noise."
     )
 
 
