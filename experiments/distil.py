@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
 from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
+from dd_jax.data.dataset import Split
 from dd_jax.data.normalisation import unwhitened
 from dd_jax.evaluation import Loop
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import save_distilled
-from dd_jax.files.scored import save_scored
+from dd_jax.files.scored import Scored, save_scored
 from dd_jax.files.snapshots import save_snapshot, snapshot
 from dd_jax.hosts import from_first, is_first
 from dd_jax.inner.loop import trainer
@@ -262,15 +263,10 @@ def _distil(
     )
     distilled = jax.device_get(prepared.decode(trained.state[0].params))
     say(f"testing on {count_of(nets.test)}")
-    tested = np.asarray(
-        scorer(dataset, network, measure=counts_for(dataset), inner=prepared.inner)(distilled, nets.test, test)
-    )
-    curve = scorer(dataset, network, at=some_steps(prepared.total), inner=prepared.inner)
-    by_step = curve(distilled, nets.validation, validation).accuracy
-    scored = scored_of(tested, by_step, some_steps(prepared.total), dataset, test)
+    tested, scored = _tested(problem, prepared, distilled, validation, test)
     result = {
         **head,
-        **_measured(config, prepared, trained, accuracies(tested, test), nets.known is not None),
+        **_measured(config, prepared, trained, tested, nets.known is not None),
         **validate(trained.state),
         **fields(known),
         "config": settings,
@@ -287,6 +283,20 @@ def _distil(
         return result
 
     return from_first(write)
+
+
+def _tested(
+    problem: Problem, prepared: _Prepared, distilled: Distilled, validation: Split, test: Split
+) -> tuple[np.ndarray, Scored]:
+    """Accuracies on the test split before and after the steps, ``[K, 2]``, and what the page shows beyond them.
+
+    Both are of the same answers. The accuracy after each step is on the validation split.
+    """
+    dataset, network, nets, _ = problem
+    counts = scorer(dataset, network, measure=counts_for(dataset), inner=prepared.inner)
+    tested, steps = np.asarray(counts(distilled, nets.test, test)), some_steps(prepared.total)
+    by_step = scorer(dataset, network, at=steps, inner=prepared.inner)(distilled, nets.validation, validation).accuracy
+    return accuracies(tested, test), scored_of(tested, by_step, steps, dataset, test)
 
 
 def _stored(known: Params | None) -> Params | None:

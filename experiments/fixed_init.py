@@ -6,8 +6,8 @@ measured is in docs/results.md.
 
     python -m experiments.fixed_init [PRESET] [--workdir DIR] [--outer.steps N] [--seed K] …
 
-writes result.json, distilled.npz, images.png, report.html, metrics.jsonl and checkpoints/ to the work folder. The same
-command again goes on where it was interrupted.
+writes result.json, distilled.npz, images.png, report.html, metrics.jsonl, scores.npz, snapshots/ and checkpoints/ to
+the work folder. The same command again goes on where it was interrupted.
 """
 
 import dataclasses

@@ -86,8 +86,8 @@ def counts_for(dataset: Dataset) -> Callable[..., Any]:
 
 
 def accuracies(counts: np.ndarray, split: Split) -> np.ndarray:
-    """The accuracies ``[...]`` of counts, ``[..., C, C]`` or ``[..., C]``, on a split of N examples."""
-    return (_right(counts).sum(-1).astype(np.float32) / np.float32(len(split.labels))).astype(np.float32)
+    """The accuracies ``[K, 2]`` of counts on a split, ``[K, 2, C, C]`` or ``[K, 2, C]``; as a device divides them."""
+    return _right(counts).sum(-1).astype(np.float32) / np.float32(len(split.labels))
 
 
 def _right(counts: np.ndarray) -> np.ndarray:

@@ -261,3 +261,20 @@ def test_criteria_losses_weights_and_chunks_that_do_not_fit_are_refused(problem)
         trained(distilled=distilled._replace(labels=distilled.labels[:, :3]))
     with pytest.raises(ValueError, match=r"^chunk: 0 is not accepted; use 1 or more"):
         trained(chunk=0)
+
+
+@pytest.mark.parametrize("order", ["stored", "shuffled"])
+def test_scores_at_many_steps_are_those_at_few(small_problem, order):
+    """More than three numbers of steps are one program with a loop, fewer are unrolled."""
+    network, theta, distilled, _ = small_problem
+    distilled, theta = jax.tree.map(jnp.asarray, (distilled, theta))
+    distilled = distilled._replace(step_sizes=distilled.step_sizes.astype(distilled.images.dtype))
+    loss, training = classification_loss(network.apply), Training(order=order)
+
+    def at(*steps):
+        score = lambda theta: jnp.sum(theta["w2"])  # noqa: E731
+        return train_and_score(jax.random.key(1), loss, theta, distilled, training, score, steps)
+
+    many = at(0, 1, 2, 4, 6)
+    assert len(set(np.asarray(many).tolist())) == 5
+    np.testing.assert_allclose(many, np.concatenate([at(0, 1, 2), at(4, 6)]), rtol=1e-5)

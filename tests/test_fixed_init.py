@@ -21,10 +21,13 @@ from dd_jax.data.normalisation import normalise
 from dd_jax.data.readers import read
 from dd_jax.evaluation import evaluate
 from dd_jax.files.distilled_file import load_distilled
+from dd_jax.files.figures import screen_values
+from dd_jax.files.scored import load_scored
+from dd_jax.files.snapshots import load_snapshots
 from dd_jax.inner.loop import unroll
 from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, mean_of
-from experiments import fixed_init
+from experiments import fixed_init, report
 from experiments.training import RunError
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +146,6 @@ def test_distilled_data_train_the_network_without_our_code(finished):
 
 def test_the_report_is_one_self_contained_page(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)='?\"?(https?:|/|\w+\.)", page)
     result = json.loads((finished / "result.json").read_text())
     assert f"{100 * result['test_accuracy']['after']['mean']:.2f} %" in page
@@ -151,6 +153,57 @@ def test_the_report_is_one_self_contained_page(finished):
     for size in load_distilled(finished / "distilled.npz").step_sizes:
         assert f"{size:.4f}" in page
     assert (finished / "images.png").read_bytes().startswith(b"\x89PNG")
+    for told in ("before training", "outer step 76 of 80", "Real images", "What is taken for what", "355 test images"):
+        assert told in page
+    command = "python -m experiments.fixed_init digits --distilled.epochs 3 --outer.steps 80 --outer.learning-rate 0.05"
+    assert command in page
+
+
+def test_the_scores_of_the_page_are_those_of_the_result(finished):
+    result, scored = json.loads((finished / "result.json").read_text()), load_scored(finished / "scores.npz")
+    assert scored.confusion.shape == (2, 10, 10)
+    for i, when in enumerate(("before", "after")):
+        counted = np.trace(scored.confusion[i]) / scored.examples.sum()
+        assert result["test_accuracy"][when]["mean"] == pytest.approx(counted, abs=1e-7)
+    np.testing.assert_array_equal(scored.confusion.sum(-1), np.stack([scored.examples] * 2))
+    assert scored.steps.tolist() == [0, 1, 2, 3]
+    assert scored.accuracy[-1] == pytest.approx(result["validation_accuracy"], abs=1e-6)
+    dataset = make_dataset(read("digits"), validation_fraction=0.1, seed=0)
+    where = [np.flatnonzero(np.asarray(dataset.train.labels) == c)[0] for c in range(10)]
+    np.testing.assert_array_equal(scored.real_images, np.asarray(dataset.train.images)[where])
+
+
+def test_snapshots_are_kept_from_before_the_first_step_on(finished):
+    kept = sorted(int(path.stem) for path in (finished / "snapshots").iterdir())
+    assert kept == list(range(0, 81, 4))
+    images = load_distilled(finished / "distilled.npz").images
+    last = load_snapshots(finished / "snapshots", 80, images.shape)[-1]
+    np.testing.assert_array_equal(last.images, screen_values(images)[..., :1])
+    assert sum(path.stat().st_size for path in (finished / "snapshots").iterdir()) < 300_000
+
+
+def test_a_page_is_written_again_and_several_runs_compared(finished, tmp_path, monkeypatch, capsys):
+    before = (finished / "report.html").read_text()
+    (finished / "report.html").unlink()
+    report.main([str(finished)])
+    assert (finished / "report.html").read_text() == before
+    monkeypatch.chdir(tmp_path)
+    report.main([str(finished), str(ROOT / "results" / "random_init" / "mnist")])
+    assert "the report is comparison.html" in capsys.readouterr().out
+    page = (tmp_path / "comparison.html").read_text()
+    assert "random_init · mnist" in page
+    report.main([str(finished), str(finished), "--output", "comparison.html"])
+    assert (tmp_path / "comparison.html").read_text() != page
+    (tmp_path / "thesis.html").write_text("years of work")
+    for arguments, message in (
+        ([str(finished), "--output", "thesis.html"], "output: thesis.html is not accepted; use a new file, or an earl"),
+        ([str(finished), "--output", "no/where.html"], "use a file in an existing folder; there is no no"),
+        ([str(tmp_path)], r"run: .* is not accepted \(FileNotFoundError: .*\); use a finished run's folder"),
+        ([], "runs: nothing is not accepted; use the work folder of a finished run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            report.main(arguments)
+    assert (tmp_path / "thesis.html").read_text() == "years of work"
 
 
 def test_ten_distilled_images_beat_ten_real_ones(finished):

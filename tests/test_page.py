@@ -1,6 +1,7 @@
 """The page of a run: what it says, that it is whole by itself, and that it is made of whatever a run has left."""
 
 import html.parser
+import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pages import made_up
+from PIL import Image
 
 from dd_jax.files.report.page import comparison, html_report
 from dd_jax.files.report.plots import loss_chart, validation_chart
@@ -45,6 +47,7 @@ def test_the_result_is_one_sentence_with_data_network_images_steps_and_chance():
         "test images; guessing among 10 classes gives 10 %."
     )
     assert "200 networks (lenet) that were never seen before" in result_sentence(made_up(networks=200))
+    assert result_sentence(made_up(networks=200)).count("n = 200") == 0
     assert "200 networks, which share the test images" in uncertainty_sentence(made_up(networks=200))
 
 
@@ -77,10 +80,6 @@ def test_a_tile_is_cut_where_its_image_lies_on_the_sheet():
 
 
 def test_a_sheet_has_every_image_with_its_edge_around_it():
-    import io
-
-    from PIL import Image
-
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
     png, columns = sheet(images)
     pixels = np.asarray(Image.open(io.BytesIO(png)))
@@ -99,6 +98,13 @@ def test_the_slider_has_a_moment_for_each_snapshot_and_the_end():
 
 
 @pytest.mark.parametrize("known", [True, False])
+def test_an_earlier_result_that_does_not_say_so_has_known_networks_if_none_were_drawn():
+    for nets, known in ((None, True), (4, False)):
+        facts = made_up(config={"network": "lenet", "weights": {"nets": nets}})
+        del facts.result["networks"]
+        assert facts.known == known
+
+
 def test_the_greys_and_the_look_are_explained(known):
     page = html_report(made_up(networks=1 if known else 200))
     assert "mid-grey is zero" in page
@@ -141,8 +147,10 @@ def test_the_page_is_whole_by_itself_and_every_picture_has_a_text():
             assert attributes["aria-label"]
         elif tag == "svg":
             assert "aria-hidden" in attributes or "x" in attributes  # a mark, or the area within a plot
-    for plot in re.findall(r"<svg viewBox.*?</svg></figure>", page):
-        ElementTree.fromstring(plot.removesuffix("</figure>"))
+    plots = re.findall(r"<figure class='(?:plot|matrix)'>.*?</figure>", page)
+    assert len(plots) == 5
+    for plot in plots:
+        ElementTree.fromstring(plot)
 
 
 def test_the_page_says_what_it_was_given_and_runs_none_of_it():

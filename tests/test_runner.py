@@ -3,22 +3,25 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
+from experiments import progress, training
 from experiments.command_line import run_as_script
 from experiments.training import RunError, Stopped, train
 from experiments.workdir import claimed, locked
 
 
-def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9):
+def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9, keep=None):
     """Counts up by halves; from step ``bad_from`` on it refuses to move, as an outer step does on a NaN."""
 
     def update(state, step):
@@ -38,6 +41,7 @@ def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoi
         validate_every=4,
         checkpoint_seconds=checkpoint_seconds,
         remedy="lower something",
+        keep=keep,
     )
 
 
@@ -51,6 +55,51 @@ def test_runs_to_the_end_and_validates_as_often_as_asked(tmp_path):
     assert float(trained.state["x"]) == 5.0
     assert steps_of(tmp_path) == list(range(1, 11))
     assert steps_of(tmp_path, "validation_accuracy") == [4, 8, 10]
+
+
+def test_what_may_be_looked_at_later_is_kept_once_at_first_and_at_each_validation(tmp_path):
+    kept = []
+    with pytest.raises(Stopped):
+        toy_train(tmp_path, steps=10, signal_at=(5, signal.SIGINT), keep=lambda step, state: kept.append((step, state)))
+    toy_train(tmp_path, steps=10, keep=lambda step, state: kept.append((step, state)))
+    assert [(step, float(state["x"])) for step, state in kept] == [(0, 0.0), (4, 2.0), (8, 4.0), (10, 5.0)]
+
+
+def test_a_log_file_has_plain_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    toy_train(tmp_path, steps=6)
+    said = capsys.readouterr().err
+    assert not [character for character in said if ord(character) < 32 and character != "\n"]
+    lines = said.splitlines()
+    assert len(lines) == 6
+    assert re.fullmatch(
+        r"outer step 5 of 6 · [\d.e+]+ s(teps)?/s(tep)? · \d+ s left · loss 2 · validation 200.0 % · memory [\d,]+ MB",
+        lines[4],
+    )
+    assert "left" not in lines[5]
+
+
+def test_a_bar_says_the_same_in_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    toy_train(tmp_path, steps=6)
+    said = capsys.readouterr().err
+    assert "distilling: 100%" in said
+    for word in ("step/s", "loss 2.5", "validation 200.0 %", "memory "):
+        assert word in said
+
+
+def test_a_loss_that_stopped_improving_is_told_once(tmp_path, capsys, monkeypatch):
+    toy_train(tmp_path / "rising", steps=300)
+    assert capsys.readouterr().err.count("hint: the loss does not improve any more") == 1
+    monkeypatch.setattr(training, "stalled", lambda losses: False)
+    toy_train(tmp_path / "falling", steps=300)
+    assert "hint" not in capsys.readouterr().err
+
+
+def test_a_loss_that_falls_within_noise_is_not_called_stalled():
+    noise = np.random.default_rng(0).normal(size=400) * 0.3
+    assert not progress.stalled((2 - np.arange(400) / 300 + noise).tolist())
+    assert progress.stalled((2 + noise + np.arange(400) / 300).tolist())
 
 
 def test_a_refused_step_ends_the_run_with_the_state_before_it_saved(tmp_path):

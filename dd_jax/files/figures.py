@@ -158,7 +158,7 @@ def screen_values(images: np.ndarray) -> np.ndarray:
     Mid-grey is zero, and black and white lie two standard deviations of all pixels away from it. A pixel that is not a
     number is mid-grey, and an infinite one black or white; neither counts for the deviation.
     """
-    whole = 2 * screen_range(images) + np.finfo(np.float32).tiny
+    whole = 2 * screen_range(images) + float(np.finfo(np.float32).tiny)
     grey_or_colour = np.nan_to_num(np.clip(0.5 + images.astype(np.float64) / whole, 0, 1), nan=0.5)
     return np.broadcast_to(np.rint(255 * grey_or_colour).astype(np.uint8), (*images.shape[:-1], 3))
 

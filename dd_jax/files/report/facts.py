@@ -30,8 +30,9 @@ class Facts(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether the networks are known ones."""
-        return self.result.get("networks", "known") == "known"
+        """Whether the networks are known ones, which earlier results do not say."""
+        drawn = self.result["config"].get("weights", {}).get("nets") is not None
+        return self.result.get("networks", "random" if drawn else "known") == "known"
 
     @property
     def sizes(self) -> tuple[int, int, int]:

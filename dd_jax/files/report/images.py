@@ -40,8 +40,9 @@ def strip(facts: Facts, number: int) -> str:
     """One image of each class of a run, as one row of a comparison."""
     now = snapshot(0, facts.distilled.images[:1])
     images = now.images[0][spread(now.images.shape[1], 10)]
-    names = [_name(facts, 0, int(m)) for m in spread(now.images.shape[1], 10)]
-    return _sheet_of(f"strip{number}", images, names, names)
+    members = [int(chosen(facts.distilled.images.shape)[1][m]) for m in spread(now.images.shape[1], 10)]
+    names, labels = ([f(facts, 0, member) for member in members] for f in (_name, _label))
+    return _sheet_of(f"strip{number}", images, names, labels)
 
 
 def real_images(facts: Facts) -> str:

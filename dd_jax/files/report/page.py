@@ -53,10 +53,10 @@ def html_report(facts: Facts) -> str:
     )
     reach = screen_range(np.asarray(facts.distilled.images))
     body = [
-        f"<p class='lead'>{html.escape(result_sentence(facts))}</p>",
+        _paragraph(result_sentence(facts).replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0"), "lead"),
         _paragraph(uncertainty_sentence(facts), "note"),
         _accuracies(facts),
-        f"<h2>Distilled images</h2>{images_section(facts)}<p>{html.escape(greys_sentences(facts, reach))}</p>",
+        f"<h2>Distilled images</h2><p>{html.escape(greys_sentences(facts, reach))}</p>{images_section(facts)}",
         _headed("Real images", real_images(facts), level=3),
         f"<h2>Training</h2>{_plots(facts)}",
         _classes(facts),
@@ -76,7 +76,7 @@ def comparison(runs: Sequence[Facts]) -> str:
     plots = [
         validation_chart({name: facts.series("validation_accuracy") for name, facts in named.items()}),
         loss_chart({name: facts.series("loss") for name, facts in named.items()}),
-        by_step_chart({n: np.array([f.scored.steps, f.scored.accuracy]) for n, f in named.items() if f.scored}),
+        by_step_chart({name: _by_step(facts) for name, facts in named.items()}),
         step_sizes_chart({name: facts.distilled.step_sizes for name, facts in named.items()}),
     ]
     images = "".join(f"<h3>{html.escape(name)}</h3>{strip(facts, i)}" for i, (name, facts) in enumerate(named.items()))
@@ -116,7 +116,7 @@ def _plots(facts: Facts) -> str:
     plots = [
         loss_chart({"": facts.series("loss")}),
         validation_chart({"": facts.series("validation_accuracy")}),
-        "" if facts.scored is None else by_step_chart({"": np.array([facts.scored.steps, facts.scored.accuracy])}),
+        by_step_chart({"": _by_step(facts)}),
         step_sizes_chart({"": sizes}, distinct),
     ]
     epochs = [sizes[i : i + distinct] for i in range(0, len(sizes), distinct)]
@@ -125,6 +125,11 @@ def _plots(facts: Facts) -> str:
         [(str(e), *(f"{size:.4f}" for size in epoch)) for e, epoch in enumerate(epochs)],
     )
     return f"<div class='plots'>{''.join(plots)}</div>{_folded('Learned step sizes in numbers', _wide(table))}"
+
+
+def _by_step(facts: Facts) -> np.ndarray:
+    scored = facts.scored
+    return np.zeros((2, 0)) if scored is None else np.array([scored.steps, scored.accuracy], float)
 
 
 def _classes(facts: Facts) -> str:
@@ -182,15 +187,16 @@ def _compared(runs: Mapping[str, Facts]) -> str:
     def row(i: int, name: str, facts: Facts) -> str:
         result, (steps, count, total) = facts.result, facts.sizes
         cells = (
-            str(result.get("dataset", "")), str(result["config"].get("network", "")), result.get("networks", "known"),
-            f"{steps * count:,}", f"{total:,}", percent(result["test_accuracy"]["before"], known=facts.known),
+            percent(result["test_accuracy"]["before"], known=facts.known),
             percent(result["test_accuracy"]["after"], known=facts.known),
-            _reported(result), f"{result['outer_steps']:,}", f"{result['wall_seconds']:,.0f} s",
+            _reported(result), str(result.get("dataset", "")), str(result["config"].get("network", "")),
+            "known" if facts.known else "random", f"{steps * count:,}", f"{total:,}", f"{result['outer_steps']:,}",
+            f"{result['wall_seconds']:,.0f} s",
         )  # fmt: skip
         return f"<tr><th>{_key(i)}{html.escape(name)}</th>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
 
-    header = ("run", "data", "network", "networks", "images", "gradient steps", "accuracy before", "after")
-    head = "".join(f"<th>{cell}</th>" for cell in (*header, "reported", "outer steps", "time"))
+    header = ("run", "accuracy before", "after", "reported", "data", "network", "initial weights", "images")
+    head = "".join(f"<th>{cell}</th>" for cell in (*header, "gradient steps", "outer steps", "time"))
     body = "".join(row(i, name, facts) for i, (name, facts) in enumerate(runs.items()))
     return f"<table><tr>{head}</tr>{body}</table>"
 

@@ -20,8 +20,7 @@ Series = np.ndarray  # [2, N]: where, and what
 def loss_chart(runs: Mapping[str, Series]) -> str:
     """The loss on real batches: the median over neighbouring steps; of a single run, also where four of five lie."""
     binned = {name: _binned(*series) for name, series in runs.items()}
-    binned = {name: bins for name, bins in binned.items() if np.isfinite(bins[1:]).any()}
-    if not binned:
+    if not any(bins.size for bins in binned.values()):
         return ""
     values = np.concatenate([bins[1:] if len(binned) == 1 else bins[2:3] for bins in binned.values()], axis=None)
     values = values[np.isfinite(values)]
@@ -31,7 +30,9 @@ def loss_chart(runs: Mapping[str, Series]) -> str:
     for i, (where, least, middle, most) in enumerate(binned.values()):
         marks += [band(axes, where, least, most, i)] if len(binned) == 1 else []
         marks.append(line(axes, where, middle, i % COLOURS))
-    says = "Loss by outer step: " + "; ".join(f"{n}from {b[2][0]:.3g} to {b[2][-1]:.3g}" for n, b in _named(binned))
+    says = "Loss by outer step: " + "; ".join(
+        f"{name}from {bins[2][0]:.3g} to {bins[2][-1]:.3g}" for name, bins in _named(binned) if bins.size
+    )
     return chart(axes, marks, says=says, x_label="outer step", y_label="Loss on real batches (nats)")
 
 
@@ -53,8 +54,8 @@ def by_step_chart(runs: Mapping[str, Series], split: str = "validation") -> str:
 
 
 def _accuracy_chart(runs: Mapping[str, Series], x_label: str, y_label: str, text: Callable[[float, float], str]) -> str:
-    runs = {name: series for name, series in runs.items() if series.size and np.isfinite(series[1]).any()}
-    if not runs:
+    runs = {name: series[:, np.isfinite(series[1])] for name, series in runs.items()}
+    if not any(series.size for series in runs.values()):
         return ""
     y = of_accuracies(np.concatenate([series[1] for series in runs.values()]).tolist())
     axes, marks = Axes(_steps_axis([series[0] for series in runs.values()]), y), []
@@ -62,7 +63,7 @@ def _accuracy_chart(runs: Mapping[str, Series], x_label: str, y_label: str, text
         marks += [line(axes, xs, ys, i % COLOURS)]
         marks += [dots(axes, xs, ys, [text(*point) for point in zip(xs, ys, strict=True)], i % COLOURS)]
     says = f"{y_label}: " + "; ".join(
-        f"{name}from {100 * ys[0]:.1f} % to {100 * ys[-1]:.1f} %" for name, (_, ys) in _named(runs)
+        f"{name}from {100 * ys[0]:.1f} % to {100 * ys[-1]:.1f} %" for name, (_, ys) in _named(runs) if ys.size
     )
     return chart(axes, marks, says=says, x_label=x_label, y_label=y_label)
 
@@ -71,22 +72,23 @@ def step_sizes_chart(runs: Mapping[str, np.ndarray], distinct: int | None = None
     """The learned step sizes ``[T]`` by gradient step; the epochs of a single run are told apart."""
     sizes = {name: np.asarray(values, float) for name, values in runs.items()}
     shown = np.concatenate(list(sizes.values()))
-    if not np.isfinite(shown).any():
+    shown = shown[np.isfinite(shown)]
+    if not shown.size:
         return ""
     x = _steps_axis([np.arange(len(values)) for values in sizes.values()])
-    axes, marks = Axes(x, linear(0.0, float(np.nanmax(np.where(np.isfinite(shown), shown, np.nan))) or 1.0)), []
+    axes, marks = Axes(x, linear(0.0, float(shown.max()) or 1.0)), []
     for i, values in enumerate(sizes.values()):
-        where, epoch = np.arange(len(values)), len(values) if distinct is None else distinct
+        where, epoch = np.arange(len(values)), len(values) if distinct in (None, 1) else distinct
         for begin in range(0, len(values), epoch):
             colour = (i + begin // epoch) % COLOURS
             part = slice(begin, begin + epoch)
-            titles = [f"step {t}, epoch {begin // epoch}: {values[t]:.4g}" for t in where[part]]
+            titles = [f"step {t}: {values[t]:.4g}" for t in where[part]]
             marks += [
                 line(axes, where[part], values[part], colour),
                 dots(axes, where[part], values[part], titles, colour),
             ]
     says = "Learned step sizes: " + "; ".join(
-        f"{name}between {values.min():.3g} and {values.max():.3g}" for name, values in _named(sizes)
+        f"{name}between {np.nanmin(values):.3g} and {np.nanmax(values):.3g}" for name, values in _named(sizes)
     )
     return chart(axes, marks, says=says, x_label="gradient step", y_label="Learned step sizes η̃")
 
@@ -116,7 +118,8 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> str:
     """The confusion matrix ``[C, C]`` as shares of each true class, a row for each."""
     count = len(confusion)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    cell, side = (30, 84) if count <= _CELLS else (360 / count, 12)
+    shown = [one_line(name, 12) for name in class_names]
+    cell, side = (30, 14 + 6 * max(map(len, shown))) if count <= _CELLS else (360 / count, 2)
     parts = []
     for true, answer in np.argwhere(shares >= 0.0005):
         share, x, y = shares[true, answer], side + answer * cell, side + true * cell
@@ -130,8 +133,8 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> str:
             middle = f"x='{x + cell / 2:.4g}' y='{y + cell / 2 + 3.5:.4g}' text-anchor='middle'"
             parts.append(f"<text class='strong' pointer-events='none' {middle}>{_share(share)}</text>")
     if count <= _CELLS:
-        for c, name in enumerate(class_names):
-            place, text = side + (c + 0.5) * cell, html.escape(one_line(name, 12))
+        for c, name in enumerate(shown):
+            place, text = side + (c + 0.5) * cell, html.escape(name)
             parts.append(f"<text x='{side - 6}' y='{place + 3.5:.4g}' text-anchor='end'>{text}</text>")
             turned = f"transform='translate({place + 3.5:.4g} {side - 6}) rotate(-60)'"
             parts.append(f"<text {turned}>{text}</text>")

@@ -10,6 +10,12 @@ import numpy as np
 WIDTH, HEIGHT = 360, 220  # of a plot; a phone shows it at about this size
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 36  # margins
 _NEAR = 0.08  # ticks nearer than this share of an axis are thinned
+_SIZE = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+
+def _down(up: np.ndarray) -> np.ndarray:
+    """How far below the upper edge a share of the upright axis lies, with some room beyond both of its ends."""
+    return (0.96 - 0.92 * up) * _SIZE[1]
 
 
 class Scale(NamedTuple):
@@ -30,8 +36,7 @@ class Axes(NamedTuple):
         with np.errstate(all="ignore"):
             across, up = (s.place(np.asarray(v, float)) for s, v in ((self.x, xs), (self.y, ys)))
         across, up = np.broadcast_arrays(across, up)
-        size = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-        return np.stack([across * size[0], (1 - up) * size[1]], -1)
+        return np.stack([across * _SIZE[0], _down(up)], -1)
 
 
 def linear(low: float, high: float, text: Callable[[float], str] | None = None) -> Scale:
@@ -87,7 +92,7 @@ def percents(value: float) -> str:
 def _apart(low: float, high: float, least: float = 0.0) -> tuple[float, float]:
     """A range that is not empty."""
     size = max(high - low, least, 1e-9, 1e-6 * abs(low))
-    return (low, high) if high - low >= size else (low - size / 2, low + size / 2)
+    return (low, high) if high - low >= size else ((low + high - size) / 2, (low + high + size) / 2)
 
 
 def _round_step(least: float) -> float:
@@ -155,13 +160,12 @@ def chart(axes: Axes, marks: Sequence[str], *, says: str, x_label: str, y_label:
       says: in words, for those who do not see it.
       x_label, y_label: what the axes are.
     """
-    width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    parts = []
+    (width, height), parts = _SIZE, []
     for value, text in axes.x.ticks:
         x = _LEFT + float(axes.x.place(np.asarray(value))) * width
         parts.append(f"<text x='{x:.1f}' y='{_TOP + height + 14}' text-anchor='middle'>{html.escape(text)}</text>")
     for value, text in axes.y.ticks:
-        y = _TOP + (1 - float(axes.y.place(np.asarray(value)))) * height
+        y = _TOP + float(_down(axes.y.place(np.asarray(value))))
         parts.append(f"<path class='grid' d='M{_LEFT} {y:.1f}h{width}'/>")
         parts.append(f"<text x='{_LEFT - 5}' y='{y + 3.5:.1f}' text-anchor='end'>{html.escape(text)}</text>")
     inner = f"<svg x='{_LEFT}' y='{_TOP}' width='{width}' height='{height}'>{''.join(marks)}</svg>"

@@ -1,6 +1,7 @@
 """What a page says in sentences."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def result_sentence(facts: Facts) -> str:
     dataset, classes = facts.result.get("dataset", "the data"), len(facts.class_names)
     return (
         f"{total:,} gradient {_plural(total, 'step')} on {images:,} distilled {_plural(images, 'image')} of {dataset} "
-        f"take {who} from {percent(test['before'], known=facts.known)} to {percent(test['after'], known=facts.known)} "
+        f"take {who} from {_accuracy(test['before'])} to {_accuracy(test['after'])} "
         f"accuracy on {_test_set(facts)}; guessing among {classes:,} classes gives {100 / classes:.3g} %."
     )
 
@@ -69,8 +70,8 @@ def greys_sentences(facts: Facts, reach: float) -> str:
             "very numbers the right way, and nothing makes them look like their class."
         )
     return said + (
-        "They were made for random networks, so they can use only what all of these have in common. So they keep more "
-        "of the look of their class than images made for one known network, which look like noise."
+        "They were made for random networks, and can use only what all of these have in common. So they keep more of "
+        "the look of their class than images made for one known network, which look like noise."
     )
 
 
@@ -85,6 +86,11 @@ def moment_words(facts: Facts) -> list[str]:
             words += f" · validation accuracy {100 * accuracy[before[-1]]:.1f} %"
         said.append(f"{words} · black and white at ±{moment.reach:.2g}")
     return said
+
+
+def _accuracy(score: Mapping[str, float]) -> str:
+    """Mean and spread, where the number of networks is told beside it."""
+    return percent(score, known=True).partition(" (n = ")[0]
 
 
 def _network(facts: Facts) -> str:
