@@ -13,6 +13,7 @@ from .base import (
 from .distilled import noise
 from .estimates import meta_gradient, outer_objective, over_networks, perturbed
 from .evaluation import Loop, Training, evaluate, evaluate_nets, train_and_score
+from .files.recorded import load
 from .inner.loop import trainer, unroll
 from .inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
 from .inner.schedule import Window, class_subsets, cycle, minibatches, random_start, shuffled
@@ -69,6 +70,7 @@ __all__ = [
     "from_flax",
     "initial_weights",
     "inner_optimizer",
+    "load",
     "make_network",
     "meta_gradient",
     "minibatches",

@@ -177,7 +177,7 @@ def _shape(base: Base) -> tuple[Any, ...]:
 
 def main(argv: list[str]) -> None:
     """The command line of this module."""
-    run(*command_line(PRESETS, "mnist_usps", __doc__ or "", argv))
+    run(*command_line(PRESETS, "mnist_usps", __doc__ or "", argv, "adaptation"))
 
 
 if __name__ == "__main__":

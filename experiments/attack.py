@@ -405,7 +405,7 @@ def table(attack: Mapping[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
     """The command line of this module."""
-    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
+    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv, "attack")
     report = run(preset, config)
     if report is not None:
         print(table(report))

@@ -374,7 +374,7 @@ def _workdir(preset: str, config: Config) -> Path:
 
 def main(argv: list[str]) -> None:
     """The command line of this module."""
-    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
+    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv, "baselines")
     result = run(preset, config)
     print(f"{result['wall_seconds']:.0f} s; the table is {_workdir(preset, config) / 'table.md'}")
 

@@ -24,6 +24,7 @@ from dd_jax.data.readers import is_path
 from dd_jax.files.atomic import first_line
 from dd_jax.hosts import several
 
+from .config_file import settings_from
 from .hosts import Hosts, fail_together, start
 from .recipe import Config as Distillation
 from .say import say
@@ -35,10 +36,13 @@ COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax 
 Config = TypeVar("Config")
 
 
-def command_line(presets: Mapping[str, Config], default: str, description: str, argv: list[str]) -> tuple[str, Config]:
+def command_line(
+    presets: Mapping[str, Config], default: str, description: str, argv: list[str], experiment: str | None = None
+) -> tuple[str, Config]:
     """Parses ``[PRESET] [--option value …]`` over frozen dataclasses, and meets the other processes if there are any.
 
-    What distils takes ``--hosts`` options as well, which are no settings of the result.
+    What distils takes ``--hosts`` options as well, which are no settings of the result. In place of a preset, the
+    ``experiment`` that is given takes ``--config FILE``, the ``config.json`` of a run of its own.
 
     Returns:
       The name of the run and its configuration with the options applied. The name is the preset's, or the data set's
@@ -50,11 +54,19 @@ def command_line(presets: Mapping[str, Config], default: str, description: str, 
     """
     given = bool(argv) and not argv[0].startswith("-")
     preset, options = (argv[0], argv[1:]) if given else (default, argv)
+    text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
+    path = None
+    if experiment is not None:
+        text += " In place of a preset, --config FILE takes the settings of a run from its config.json."
+        path, options = _config_file(options)
+    if path is not None and given:
+        raise ValueError(f"config: {path} is not accepted beside the preset {preset!r}; give one of them")
     if preset not in presets:
         raise ValueError(f"preset: {preset!r} is unknown; use one of {', '.join(presets)}")
-    text = f"{description}\n\nPresets, as the first argument: {', '.join(presets)} (default: {default})."
-    config, hosts = presets[preset], Hosts()
-    first = preset if given else "[PRESET]"
+    begun, hosts = presets[preset], Hosts()
+    if path is not None and experiment is not None:
+        preset, begun = settings_from(path, experiment, presets)
+    config, first = begun, preset if given else "[PRESET]"
     if isinstance(getattr(config, "base", config), Distillation):
         fields = [("config", Annotated[type(config), tyro.conf.arg(name="")]), ("hosts", Hosts)]
         both: Any = dataclasses.make_dataclass("Both", fields, frozen=True)
@@ -64,9 +76,21 @@ def command_line(presets: Mapping[str, Config], default: str, description: str, 
         config = parse(config, text, first, options)
     start(hosts)
     dataset = _dataset(config)
-    if dataset == _dataset(presets[preset]):
+    if dataset == _dataset(begun):
         return preset, config
     return Path(dataset).stem if is_path(dataset) else dataset.replace("/", "_"), config
+
+
+def _config_file(options: list[str]) -> tuple[Path | None, list[str]]:
+    """The file of ``--config``, if it is among the options, and the other options."""
+    found = [i for i, option in enumerate(options) if option == "--config" or option.startswith("--config=")]
+    if not found:
+        return None, options
+    name, equals, value = options[found[0]].partition("=")
+    end = found[0] + (1 if equals else 2)
+    if len(found) > 1 or end > len(options):
+        raise ValueError(f"config: {name} is given {'twice' if len(found) > 1 else 'without a file'}; give it one")
+    return Path(value or options[end - 1]), options[: found[0]] + options[end:]
 
 
 def _dataset(config: Any) -> str:

@@ -327,7 +327,7 @@ def run_from_command_line(
     experiment: str, presets: Mapping[str, Config], default: str, description: str, argv: list[str]
 ) -> None:
     """The command line that the experiments share: ``[PRESET] [--option value …]``."""
-    preset, config = command_line(presets, default, description, argv)
+    preset, config = command_line(presets, default, description, argv, experiment)
     result = run(experiment, preset, config)
     if result is None:
         return

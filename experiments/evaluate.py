@@ -94,7 +94,11 @@ def run(path: Path, config: Config) -> dict[str, Any]:
       ValueError: data that cannot be used or do not fit the network or each other, or settings out of range.
     """
     require(config.nets is None or config.nets >= 1, "nets", config.nets, "1 or more")
-    file = load(path)
+    return evaluated(path, load(path), config)
+
+
+def evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any]:
+    """As :func:`run`, for the content of a file that was read from ``path``, or what has become of it."""
     precision = precision_of(file, config.precision)
     with products_in(precision):
         return _evaluated(path, file, config) | {"precision": precision}

@@ -294,12 +294,12 @@ def _run(record: Record) -> tuple[str, ...]:
         f"{shape['images_per_class']} per class × {shape['steps']}",
         str(shape["steps"] * shape["epochs"]),
         *_budget(result),
-        *_before_and_after(record),
+        *before_and_after(record),
         _after(_quoted(result, REPORTED.get(key))),
     )
 
 
-def _before_and_after(record: Record) -> tuple[str, str]:
+def before_and_after(record: Record) -> tuple[str, str]:
     """The accuracies of a run, the second of a later evaluation if there is one."""
     result = record.json()
     test, known = result["test_accuracy"], _known(result)
@@ -325,7 +325,7 @@ def _modern(record: Record) -> tuple[str, ...]:
         shape["labels"],
         f"{shape['steps'] * shape['epochs']} steps, {inner['optimizer']}{window}",
         *_budget(result),
-        *_before_and_after(record),
+        *before_and_after(record),
     )
 
 

@@ -84,7 +84,7 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """The command line of this module."""
-    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv)
+    preset, config = command_line(PRESETS, "digits", __doc__ or "", argv, "seeds")
     accuracy = run(preset, config)["test_accuracy"]
     print(
         f"test accuracy over seeds: {percent(accuracy)}, {100 * accuracy['min']:.2f} to {100 * accuracy['max']:.2f} %"

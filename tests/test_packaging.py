@@ -58,9 +58,11 @@ def test_the_wheel_claims_one_name_and_holds_every_module(built):
         names = wheel.namelist()
         (entry_points,) = (wheel.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dd_jax"}
-    for module in (*ROOT.glob("dd_jax/**/*.py"), *ROOT.glob("experiments/*.py")):
+    for module in (*ROOT.glob("dd_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")):
         here = module.relative_to(ROOT).as_posix()
         assert (here if here.startswith("dd_jax/") else f"dd_jax/{here}") in names
+    recorded = {f"dd_jax/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("results/*/*/distilled.npz")}
+    assert {name for name in names if name.startswith("dd_jax/results/")} == recorded  # what dd_jax.load reads
     assert {"dd_jax/py.typed", "dd_jax/__init__.pyi"} <= set(names)  # so that type checkers read our annotations
     assert entry_points.split() == ["[console_scripts]", "dd-jax", "=", "dd_jax.command:main"]
 
@@ -129,8 +131,8 @@ def test_the_command_lists_the_experiments_without_importing_them(installed, use
     assert process.returncode == 0, process.stderr
     lines = [line.split(None, 1) for line in process.stdout.splitlines() if line.startswith("  ")]
     assert [name for name, _ in lines] == [
-        "ablations", "adaptation", "attack", "baselines", "cross_arch", "evaluate", "fixed_init", "linear_case",
-        "modern", "pretrain", "random_init", "results", "seeds",
+        "ablations", "adaptation", "attack", "baselines", "cross_arch", "evaluate", "export", "fixed_init", "gallery",
+        "linear_case", "modern", "pretrain", "random_init", "results", "seeds",
     ]  # fmt: skip
     assert all(summary.strip() for _, summary in lines)
 

@@ -125,7 +125,9 @@ def load_distilled(path: Path) -> DistilledFile:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"distilled data: {path} cannot be used ({lines[0]})") from error
     arrays = (fields[name] for name in _ARRAYS)
-    return DistilledFile(*arrays, meta, hyper, weights, whitening, version)
+    return DistilledFile(
+        *arrays, meta=meta, hyper=hyper, initial_weights=weights, whitening=whitening, format_version=version
+    )
 
 
 def _check_others(hyper: dict[str, np.ndarray], weights: dict[str, np.ndarray], steps: int) -> None:
