@@ -131,19 +131,19 @@ def _digits_for_testing(form):
 
 
 def test_a_network_of_someone_s_own_tells_its_import_path(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "ownnets.py").write_text(
         "from dd_jax.networks.mlp import mlp\n\n\ndef small(image_shape, classes, *, width):\n"
         "    return mlp(image_shape, classes, hidden=(width,))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    options = ["--network", "mine:small", "--network-options", "width=8", "--inner.minibatch", "4"]
+    options = ["--network", "ownnets:small", "--network-options", "width=8", "--inner.minibatch", "4"]
     options += ["--inner.augment", "shift,flip", "--images.size", "8", "--images.channels", "3", "--switch-width", "0"]
     options += ["--distilled.labels", "unconstrained", "--outer.steps", "1", "--weights.law", "xavier_normal"]
     fixed_init.main(["digits", *options, "--workdir", str(tmp_path / "run")])
     meta = load_distilled(tmp_path / "run" / "distilled.npz").meta
     held = meta["architecture"]
-    assert (held["import_path"], held["options"], held["input"]) == ("mine:small", {"width": 8}, [8, 8, 3])
+    assert (held["import_path"], held["options"], held["input"]) == ("ownnets:small", {"width": 8}, [8, 8, 3])
     assert "layers" not in held
     recipe, form = meta["recipe"], meta["preprocessing"]
     assert recipe["order"] == {"kind": "minibatches", "images": 4}

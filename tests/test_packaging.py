@@ -79,7 +79,8 @@ def test_the_sdist_holds_what_the_tests_need(built):
 SLOW_TO_IMPORT = {"PIL", "matplotlib", "orbax", "sklearn", "tensorflow", "tensorflow_datasets"}
 NEEDS_ONE = {  # and no module of the algorithm imports these
     *("dd_jax.baselines", "dd_jax.data.pictures", "dd_jax.data.readers.usps", "dd_jax.files.checkpoint"),
-    *("dd_jax.files.figures", "dd_jax.weights.bank"),
+    *("dd_jax.files.figures", "dd_jax.files.snapshots", "dd_jax.weights.bank"),
+    *(f"dd_jax.files.report.{name}" for name in ("facts", "images", "page", "tiles", "words")),
 }
 LOADED = """
 import importlib, sys
