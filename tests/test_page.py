@@ -97,7 +97,6 @@ def test_the_slider_has_a_moment_for_each_snapshot_and_the_end():
     assert "<input" not in html_report(made_up(moments=0)).replace(".time input", "")
 
 
-@pytest.mark.parametrize("known", [True, False])
 def test_an_earlier_result_that_does_not_say_so_has_known_networks_if_none_were_drawn():
     for nets, known in ((None, True), (4, False)):
         facts = made_up(config={"network": "lenet", "weights": {"nets": nets}})
@@ -105,6 +104,7 @@ def test_an_earlier_result_that_does_not_say_so_has_known_networks_if_none_were_
         assert facts.known == known
 
 
+@pytest.mark.parametrize("known", [True, False])
 def test_the_greys_and_the_look_are_explained(known):
     page = html_report(made_up(networks=1 if known else 200))
     assert "mid-grey is zero" in page
