@@ -240,7 +240,8 @@ def _scores_at(loop, score, at):
         return step(loop.rule, carry, loop.data, jax.tree.map(lambda a: a[number], loop.steps))
 
     def until(carry, bounds):
-        carry = jax.lax.fori_loop(*bounds, one, carry)
+        begin, end = bounds
+        carry = jax.lax.fori_loop(begin, end, one, carry)
         return carry, score(carry.theta)
 
     ends = jnp.asarray(at, jnp.int32)

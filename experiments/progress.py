@@ -61,7 +61,8 @@ class Progress:
 
     def _facts(self, loss: float) -> list[str]:
         used = memory()
-        return [f"loss {loss:.3g}", *filter(None, [self._validation, used and f"memory {used / 1e6:,.0f} MB"])]
+        held = "" if used is None else f"memory {used / 1e6:,.0f} MB"
+        return [f"loss {loss:.3g}", *filter(None, [self._validation, held])]
 
 
 def line(step: int, steps: int, rate: float, facts: Sequence[str]) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dd_jax.base import Distilled
 from dd_jax.data.normalisation import unwhitened
 from dd_jax.files.atomic import first_line, write_atomically
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.figures import draw_images, to_png
-from dd_jax.files.report.facts import Facts
+from dd_jax.files.report.facts import Facts, Shown
 from dd_jax.files.report.page import html_report
 from dd_jax.files.report.tiles import chosen
 from dd_jax.files.scored import load_scored
@@ -33,7 +32,8 @@ def draw_pictures(workdir: Path) -> None:
     if not images.exists():
         with told_if_it_fails(images):
             file = load_distilled(workdir / "distilled.npz")
-            write_atomically(images, to_png(draw_images(_shown(file), file.meta["class_names"])))
+            shown = file.distilled._replace(images=unwhitened(file.distilled.images, file.normalisation))
+            write_atomically(images, to_png(draw_images(shown, file.meta["class_names"])))
     if not page.exists():
         draw_page(workdir)
 
@@ -54,7 +54,7 @@ def facts_of(workdir: Path) -> Facts:
     try:
         result = json.loads((workdir / "result.json").read_text())
         name = f"{result['experiment']} · {result['preset']}"
-        result["test_accuracy"]["after"]["n"], result["outer_steps"]
+        _ = result["outer_steps"], result["test_accuracy"]["after"]["n"]  # which a bank, or a table, has not
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"run: {workdir} is not accepted ({first_line(error)}); use a finished run's folder"
@@ -78,10 +78,9 @@ def facts_of(workdir: Path) -> Facts:
     )
 
 
-def _shown(file: DistilledFile) -> Distilled:
-    """Distilled data as people see them: NumPy arrays, images not whitened."""
+def _shown(file: DistilledFile) -> Shown:
     images = np.asarray(unwhitened(file.distilled.images, file.normalisation))
-    return Distilled(images, np.asarray(file.labels), np.asarray(file.step_sizes))  # type: ignore[arg-type]
+    return Shown(images, np.asarray(file.labels), np.asarray(file.step_sizes))
 
 
 def _told(value: Any) -> str:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from dd_jax.base import Distilled
-from dd_jax.files.report.facts import Facts
+from dd_jax.files.report.facts import Facts, Shown
 from dd_jax.files.scored import Scored
 from dd_jax.files.snapshots import snapshot
 
@@ -51,7 +50,7 @@ def made_up(classes=10, steps=1, epochs=3, depth=1, size=8, *, moments=3, names=
     return Facts(
         f"{result['experiment']} · {result['preset']}",
         result,
-        Distilled(images, labels, rng.uniform(0.1, 0.4, total).astype(np.float32)),  # type: ignore[arg-type]
+        Shown(images, labels, rng.uniform(0.1, 0.4, total).astype(np.float32)),
         names,
         metrics,
         [snapshot(t, rng.normal(size=images.shape)) for t in np.linspace(0, 90, moments).astype(int)],

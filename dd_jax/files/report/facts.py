@@ -5,9 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dd_jax.base import Distilled
 from dd_jax.files.scored import Scored
 from dd_jax.files.snapshots import Snapshot
+
+
+class Shown(NamedTuple):
+    """Distilled data as people see them."""
+
+    images: np.ndarray  # [S, M, H, W, D] normalised, not whitened
+    labels: np.ndarray  # [S, M, C]
+    step_sizes: np.ndarray  # [T]
 
 
 class Facts(NamedTuple):
@@ -15,8 +22,8 @@ class Facts(NamedTuple):
 
     name: str  # such as "fixed_init · mnist"
     result: Mapping[str, Any]  # the content of result.json
-    distilled: Distilled  # NumPy arrays; images not whitened
-    class_names: Sequence[str]
+    distilled: Shown
+    class_names: list[str]
     metrics: Sequence[Mapping[str, float]] = ()  # the lines of metrics.jsonl
     snapshots: Sequence[Snapshot] = ()  # of the same images, in turn
     scored: Scored | None = None

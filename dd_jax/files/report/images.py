@@ -24,10 +24,9 @@ def images_section(facts: Facts) -> str:
     facts = facts._replace(snapshots=shown)
     height, width, _ = now.images.shape[2:]
     count, last = now.images.shape[0] * now.images.shape[1], len(shown) - 1
-    styles = []
-    for moment, taken in enumerate(shown):
-        png, columns = sheet(taken.images.reshape(count, *taken.images.shape[2:]))
-        styles.append(rule(f"#distilled[data-moment='{moment}'] i", png))
+    sheets = [sheet(taken.images.reshape(count, *taken.images.shape[2:])) for taken in shown]
+    styles = [rule(f"#distilled[data-moment='{moment}'] i", png) for moment, (png, _) in enumerate(sheets)]
+    columns = sheets[0][1]
     styles.append(size_rule("#distilled i", count, columns, height, width))
     note = "" if count == images.shape[0] * images.shape[1] else f"<p class='note'>{_part(count, images)}</p>"
     return (

@@ -154,7 +154,7 @@ def mistakes(confusion: np.ndarray, class_names: Sequence[str], most: int) -> li
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     wrong = np.where(np.eye(len(confusion), dtype=bool), 0, shares)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order]
+    pairs = [divmod(int(i), len(wrong)) for i in order]
     return [(class_names[t], class_names[a], f"{100 * wrong[t, a]:.1f} %") for t, a in pairs if wrong[t, a] > 0]
 
 
