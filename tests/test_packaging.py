@@ -133,7 +133,7 @@ def test_the_command_lists_the_experiments_without_importing_them(installed, use
     lines = [line.split(None, 1) for line in process.stdout.splitlines() if line.startswith("  ")]
     assert [name for name, _ in lines] == [
         "ablations", "adaptation", "attack", "baselines", "cross_arch", "evaluate", "export", "fixed_init", "gallery",
-        "linear_case", "modern", "pretrain", "random_init", "results", "seeds",
+        "linear_case", "modern", "pretrain", "random_init", "report", "results", "seeds",
     ]  # fmt: skip
     assert all(summary.strip() for _, summary in lines)
 

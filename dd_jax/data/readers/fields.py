@@ -34,7 +34,7 @@ def from_fields(source: str, fields: Mapping[str, Any]) -> RawData:
             raise ValueError(f"dataset: {source} has no array {kind!r}, only {sorted(fields)}")
     names = roles_of(source, sorted({split for split, _ in held}), "arrays of the splits")
     arrays = {place: fields[field] for place, field in held.items()}
-    splits = {role: tuple(arrays.get((name, kind)) for kind in _KINDS) for role, name in names.items()}
+    splits = {role: (arrays.get((name, "images")), arrays.get((name, "labels"))) for role, name in names.items()}
     return checked(source, splits, fields.get("class_names"))
 
 

@@ -100,7 +100,7 @@ def classes_list(scored: Scored, class_names: Sequence[str]) -> str:
     if len(tested) > _CLASSES:
         tested = np.sort(tested[np.argsort(after[tested], kind="stable")[:_CLASSES]])
     rows = []
-    for c in tested:
+    for c in map(int, tested):
         name = html.escape(class_names[c])
         says = f"{name}: {100 * before[c]:.1f} % before, {100 * after[c]:.1f} % after"
         rows.append(
