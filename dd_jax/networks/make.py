@@ -15,6 +15,7 @@ from dd_jax.base import Network
 from dd_jax.files.atomic import first_line
 from dd_jax.imports import FORM, imported
 from dd_jax.networks.alexcifarnet import alexcifarnet
+from dd_jax.networks.alexnet import alexnet
 from dd_jax.networks.convnet import convnet
 from dd_jax.networks.convolution import METHODS, Method
 from dd_jax.networks.lenet import lenet
@@ -25,7 +26,7 @@ from dd_jax.networks.resnet import resnet18
 from dd_jax.networks.surrogates import surrogates
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    make.__name__: make for make in (lenet, alexcifarnet, convnet, mlp, resnet18)
+    make.__name__: make for make in (lenet, alexcifarnet, alexnet, convnet, mlp, resnet18)
 }
 _OURS = ("switch_width", "convolution", "rngs", "key")  # arguments that are no options: the library gives them
 _KINDS = "an (init, apply) pair, a flax.linen, flax.nnx or equinox module"
