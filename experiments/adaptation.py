@@ -142,9 +142,22 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     if base.weights.bank is None:
         raise ValueError("weights.bank: None is not accepted; use the work folder of experiments.pretrain")
     workdir = workdir_of("adaptation", preset, base)
-    shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(Setting)}
-    table = baselines.Config(
-        **shared,
+    table = table_beside(config, workdir)
+    baselines.check(table)
+    is_paper_s = preset in PRESETS and _shape(base) == _shape(PRESETS[preset].base)
+    of_paper = experiment_of_paper(preset) if is_paper_s else ""
+    result = distil("adaptation", preset, base, known=ADAPTATION.get(of_paper, {}))
+    if result is not None:
+        print_result(result, workdir)
+        baselines.run(preset, table, reported=of_paper, note=OTHER_COPY if "usps" in of_paper else "")
+    return result
+
+
+def table_beside(config: Config, workdir: Path) -> baselines.Config:
+    """The baselines that stand beside a run's distilled data: on the same networks, by as many images and steps."""
+    base = config.base
+    return baselines.Config(
+        **{field.name: getattr(base, field.name) for field in dataclasses.fields(Setting)},
         steps=base.distilled.steps,
         epochs=config.epochs,
         images_per_class=base.distilled.images_per_class,
@@ -155,14 +168,6 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         full=config.full,
         workdir=workdir / "baselines",
     )
-    baselines.check(table)
-    is_paper_s = preset in PRESETS and _shape(base) == _shape(PRESETS[preset].base)
-    of_paper = experiment_of_paper(preset) if is_paper_s else ""
-    result = distil("adaptation", preset, base, known=ADAPTATION.get(of_paper, {}))
-    if result is not None:
-        print_result(result, workdir)
-        baselines.run(preset, table, reported=of_paper, note=OTHER_COPY if "usps" in of_paper else "")
-    return result
 
 
 def _shape(base: Base) -> tuple[Any, ...]:

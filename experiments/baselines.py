@@ -121,7 +121,7 @@ def check(config: Config) -> None:
         "increasing numbers, each 1 or more",
     )
     if config.full is not None:
-        require((config.full / "held_out").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
+        require((config.full / "train").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
         held, here = json.loads((config.full / "config.json").read_text()), jsonable(config, config.full)
         for name in ("dataset", "network"):
             bank = f"{config.full}, with {name} {held[name]},"
@@ -166,8 +166,10 @@ def run(preset: str, config: Config, *, reported: str | None = None, note: str =
         began = time.monotonic()
         rows = []
         print(_HEADING, flush=True)
+        own = "" if config.images.classes else config.dataset
+        paper_s = own if reported is None else reported
         for name, accuracy, facts in _rows(config, problem):
-            quoted = BASELINES.get((config.dataset if reported is None else reported, name), {})
+            quoted = BASELINES.get((paper_s, name), {})
             rows.append({"name": name, "accuracy": accuracy, **fields(quoted), **facts})
             print(_line(rows[-1]), flush=True)
         print(f"\n{note}\n" if note else "", end="", flush=True)
@@ -271,8 +273,11 @@ def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
         yield name, mean_and_std(accuracies), facts
     yield from _neighbours(config, dataset, sets)
     if config.full is not None:
-        full = load_bank(config.full / "held_out", network, dataset.image_shape)
-        yield "full training", as_it_is((jax.random.split(jax.random.key(0), len(full.accuracy)), full.weights)), {}
+        part = next(config.full / part for part in ("held_out", "train") if (config.full / part).is_dir())
+        full = load_bank(part, network, dataset.image_shape)
+        held = json.loads((config.full / "config.json").read_text())
+        name = "full fine-tuning" if held.get("bank") else "full training"
+        yield name, as_it_is((jax.random.split(jax.random.key(0), len(full.accuracy)), full.weights)), {}
     for path in config.against:
         count = evaluate_experiment.nets_for(path, config.weights.test_nets)
         settings = evaluate_experiment.Config(dataset=config.dataset, nets=count, precision=config.precision)

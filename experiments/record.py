@@ -26,6 +26,8 @@ def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: D
     bank = {} if weights.bank is None else {"bank": path_from(workdir, weights.bank)}
     if weights.bank_size is not None:
         bank |= {"bank_size": weights.bank_size}
+    if weights.head != "loaded":
+        bank |= {"head": weights.head, "head_layers": weights.head_layers}
     if weights.bank is not None:
         bank |= {"validation_nets": weights.validation_nets, "fingerprint": result["config"]["bank"]}
     return {

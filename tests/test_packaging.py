@@ -110,8 +110,8 @@ def test_the_command_lists_the_experiments_without_importing_them(installed, use
     assert process.returncode == 0, process.stderr
     lines = [line.split(None, 1) for line in process.stdout.splitlines() if line.startswith("  ")]
     assert [name for name, _ in lines] == [
-        "ablations", "adaptation", "attack", "baselines", "cross_arch", "evaluate", "fixed_init", "linear_case",
-        "modern", "pretrain", "random_init", "results", "seeds",
+        "ablations", "adaptation", "attack", "baselines", "convert", "cross_arch", "evaluate", "fixed_init",
+        "linear_case", "modern", "pretrain", "random_init", "results", "seeds", "transfer",
     ]  # fmt: skip
     assert all(summary.strip() for _, summary in lines)
 

@@ -21,6 +21,7 @@ from experiments import (
     modern,
     pretrain,
     random_init,
+    transfer,
 )
 from experiments.command_line import command_line
 from experiments.distilled import check_distilled_setting
@@ -52,6 +53,7 @@ MODULES = {
     "fixed_init": fixed_init.PRESETS,
     "random_init": random_init.PRESETS,
     "adaptation": adaptation.PRESETS,
+    "transfer": transfer.PRESETS,
     "attack": attack.PRESETS,
     "baselines": baselines.PRESETS,
     "ablations": ablations.PRESETS,
@@ -62,9 +64,11 @@ MODULES = {
 ALL = [(experiment, preset) for experiment, presets in MODULES.items() for preset in presets]
 WITH_DATA = [(experiment, preset) for experiment, preset in ALL if experiment != "linear_case"]
 DISTILLED = [
-    (e, p) for e, p in ALL if e in ("fixed_init", "random_init", "adaptation", "attack", "ablations", "modern")
+    (e, p)
+    for e, p in ALL
+    if e in ("fixed_init", "random_init", "adaptation", "transfer", "attack", "ablations", "modern")
 ]
-WITH_BANKS = [(e, p) for e, p in ALL if e in ("adaptation", "attack")]
+WITH_BANKS = [(e, p) for e, p in ALL if e in ("adaptation", "transfer", "attack")]
 # What the paper has figures for; its other presets are of other data or other shapes.
 OF_THE_PAPER = {
     "fixed_init": {"mnist", "mnist_long", "mnist_authors", "mnist_100", "mnist_100_authors", "cifar10",
@@ -79,6 +83,10 @@ def of(experiment, preset):
     return config, getattr(config, "base", config)
 
 
+def classes_of(setting):
+    return len(setting.images.classes) or CLASSES
+
+
 def image_shape(setting):
     data = DATA[setting.dataset]
     size = setting.images.size or data.size
@@ -91,11 +99,12 @@ def test_the_network_takes_the_data(experiment, preset):
     assert setting.dataset in DATA
     shape = image_shape(setting)
     options, width = parse_options(setting.network_options), getattr(setting, "switch_width", 0.0)
-    network = make_network(setting.network, shape, CLASSES, switch_width=width, options=options)
+    classes = classes_of(setting)
+    network = make_network(setting.network, shape, classes, switch_width=width, options=options)
     weights = getattr(setting, "weights", setting)  # a bank's law is a setting of its own
     theta = jax.eval_shape(initial_weights(network, weights.law, weights.gain), jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, *shape), "float32")
-    assert jax.eval_shape(network.apply, theta, images).shape == (2, CLASSES)
+    assert jax.eval_shape(network.apply, theta, images).shape == (2, classes)
     assert 0 < setting.validation_fraction < 0.5
 
 
@@ -113,7 +122,8 @@ def test_the_recipe_is_accepted(experiment, preset):
     check_recipe(base.outer, many=base.weights.nets is not None)
     check_distilled_setting(base.distilled)
     total = base.distilled.steps * base.distilled.epochs
-    check_inner(base.inner, total, base.distilled.steps * (base.distilled.images or CLASSES), CLASSES)
+    classes = classes_of(base)
+    check_inner(base.inner, total, base.distilled.steps * (base.distilled.images or classes), classes)
     assert base.batch_size % base.outer.perturbations == 0
     bound = base.outer.max_step_size
     assert bound is None or base.distilled.step_size <= bound
@@ -132,8 +142,9 @@ def test_the_baselines_are_accepted(preset):
 @pytest.mark.parametrize("preset", pretrain.PRESETS)
 def test_the_pretraining_is_accepted(preset):
     config = pretrain.PRESETS[preset]
-    check_pretraining(config.recipe, int(DATA[config.dataset].examples * (1 - config.validation_fraction)))
-    assert min(config.networks, config.held_out, config.group) >= 1
+    examples = DATA[config.dataset].examples * classes_of(config) / CLASSES
+    check_pretraining(config.recipe, int(examples * (1 - config.validation_fraction)))
+    assert min(config.networks, config.held_out or config.networks, config.group) >= 1
 
 
 @pytest.mark.parametrize(
@@ -182,7 +193,8 @@ def test_the_bank_is_one_that_pretrain_makes_for_such_images(experiment, preset)
         side = base.weights.bank_size or side if path == base.weights.bank else side
         assert (bank.network, image_shape(bank)) == (base.network, (side, side, channels))
         assert base.weights.nets is None or base.weights.nets <= bank.networks
-        assert bank.held_out >= 2
+        assert bank.held_out >= 2 or base.weights.nets is None
+        assert set(bank.images.classes).isdisjoint(base.images.classes)
     if experiment == "attack" or config.full is not None:
         of_the_data = pretrain.PRESETS[(base.weights.bank if experiment == "attack" else config.full).name]
         assert (of_the_data.dataset, of_the_data.validation_fraction) == (base.dataset, base.validation_fraction)
@@ -197,7 +209,9 @@ def test_the_paper_s_figures_stand_beside_its_own_presets(experiment):
 def test_the_paper_s_figures_do_not_stand_beside_whitened_images():
     config = fixed_init.PRESETS["mnist"]
     assert reported("fixed_init", config)
-    assert not reported("fixed_init", dataclasses.replace(config, images=dataclasses.replace(config.images, zca=0.1)))
+    for change in ({"zca": 0.1}, {"classes": (0, 1)}):
+        images = dataclasses.replace(config.images, **change)
+        assert not reported("fixed_init", dataclasses.replace(config, images=images))
 
 
 def test_the_paper_s_attack_is_that_of_the_authors_presets():

@@ -63,9 +63,12 @@ class Training(NamedTuple):
 
 
 class Pretraining(NamedTuple):
-    """``init(keys [K]) -> training`` and ``epoch(training, split) -> training`` of K networks; both pure."""
+    """``init(keys [K]) -> training`` and ``epoch(training, split) -> training`` of K networks; both pure.
 
-    init: Callable[[jax.Array], Training]
+    ``init(keys, thetas)`` begins from these weights, each leaf with a leading axis K, in place of drawn ones.
+    """
+
+    init: Callable[..., Training]
     epoch: Callable[[Training, Split], Training]
 
 
@@ -103,8 +106,8 @@ def pretraining(
     rate = optax.exponential_decay(recipe.learning_rate, recipe.halve_every * steps, 0.5, staircase=True)
     optimizer = optax.adam(rate, recipe.b1, recipe.b2)
 
-    def begin(key):
-        theta = draw(jax.random.fold_in(key, 0))
+    def begin(key, theta=None):
+        theta = draw(jax.random.fold_in(key, 0)) if theta is None else theta
         return Training(key, jnp.zeros((), jnp.int32), theta, optimizer.init(theta))
 
     def epoch(training: Training, split: Split) -> Training:
@@ -132,8 +135,8 @@ def pretraining(
     def epoch_of_share(training: Training, split: Split) -> Training:
         return backend.for_each_network(lambda one: epoch(one, split), training)
 
-    def init(keys: jax.Array) -> Training:
-        return sharded(jax.vmap(begin), len(keys), P(NETS))(keys)
+    def init(keys: jax.Array, *thetas: Params) -> Training:
+        return sharded(jax.vmap(begin), len(keys), P(NETS), *(P(NETS) for _ in thetas))(keys, *thetas)
 
     def epoch_of_all(training: Training, split: Split) -> Training:
         return sharded(epoch_of_share, len(training.epoch), P(NETS), P())(training, split)
