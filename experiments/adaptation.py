@@ -144,7 +144,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     workdir = workdir_of("adaptation", preset, base)
     table = table_beside(config, workdir)
     baselines.check(table)
-    is_paper_s = preset in PRESETS and _shape(base) == _shape(PRESETS[preset].base)
+    is_paper_s = preset in PRESETS and shape_of(base) == shape_of(PRESETS[preset].base)
     of_paper = experiment_of_paper(preset) if is_paper_s else ""
     result = distil("adaptation", preset, base, known=ADAPTATION.get(of_paper, {}))
     if result is not None:
@@ -170,7 +170,7 @@ def table_beside(config: Config, workdir: Path) -> baselines.Config:
     )
 
 
-def _shape(base: Base) -> tuple[Any, ...]:
+def shape_of(base: Base) -> tuple[Any, ...]:
     """What must be the paper's for its figures to stand beside ours."""
     distilled = base.distilled
     return (base.dataset, base.images, base.network, distilled.steps, distilled.epochs, distilled.images_per_class)

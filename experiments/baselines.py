@@ -240,10 +240,11 @@ def _sets(config: Config, dataset: Dataset, layout: Layout) -> _Sets:
     of_training = (source, layout)
     first, *others = jax.random.split(keys.real_sets, config.sets + 1)
     seeds = range(config.seed, config.seed + config.k_means_sets)
-    say("looking for k-means centres")
+    resident = not config.images.streamed
+    say("looking for k-means centres" if resident else "drawing sets of images")
     return _Sets(
         [baselines.random_real(key, *of_training) for key in others],
-        [baselines.k_means(*of_training, seed=seed, n_init=config.k_means_starts) for seed in seeds],
+        [baselines.k_means(*of_training, seed=seed, n_init=config.k_means_starts) for seed in seeds if resident],
         baselines.average_image(*of_training),
         lambda score: baselines.optimized_real(first, *of_training, score, candidates=config.candidates),
         [baselines.random_real(key, *of_training) for key in jax.random.split(keys.neighbours, config.sets)],
@@ -252,7 +253,7 @@ def _sets(config: Config, dataset: Dataset, layout: Layout) -> _Sets:
 
 def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
     """Measures every row, in the order of the table."""
-    dataset, network, nets, _ = problem
+    dataset, network, nets, *_ = problem
     layout = Layout(len(dataset.class_names), config.steps, config.epochs[-1], config.images_per_class)
     learned, sets = _learned(config), _sets(config, dataset, layout)
     say("compiling, and training networks on sets of images")
@@ -271,7 +272,8 @@ def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
         yield "no adaptation", as_it_is(nets.test), {}
     for name, accuracies, facts in _trained(config, dataset, sets, nets, score, learned):
         yield name, mean_and_std(accuracies), facts
-    yield from _neighbours(config, dataset, sets)
+    if not config.images.streamed:  # neighbours of 150,000 numbers, and centres, are of no use, and slow
+        yield from _neighbours(config, dataset, sets)
     if config.full is not None:
         part = next(config.full / part for part in ("held_out", "train") if (config.full / part).is_dir())
         full = load_bank(part, network, dataset.image_shape)
@@ -327,7 +329,8 @@ def _trained(
         yield tested(f"random real, step sizes of {those.name}", sets.random, those, _epochs_of(those, config))
     optimized = sets.optimized(lambda candidate: float(steady([candidate], sizes, scoring, epochs)[0]))
     for name, some in (("optimized real", optimized), ("k-means", sets.k_means), ("average real", [sets.average])):
-        yield tested(name, some, *chosen_for(some))
+        if some:
+            yield tested(name, some, *chosen_for(some))
 
 
 def _epochs_of(learned: _StepSizes, config: Config) -> int:

@@ -17,8 +17,8 @@ import jax
 
 from dd_jax.base import Network
 from dd_jax.checks import require
-from dd_jax.data.dataset import Dataset, make_dataset
-from dd_jax.data.readers import content_fingerprint, is_path
+from dd_jax.data.dataset import Dataset
+from dd_jax.data.readers import is_path
 from dd_jax.evaluation import Training, steps_of
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
@@ -29,10 +29,10 @@ from .command_line import parse, run_as_script
 from .inner import inner_of, loop_of
 from .nets import HeldOut, count_of, nets_of, with_head_layers
 from .precision import products_in
-from .problem import read_images
+from .problem import data_of
 from .say import say
 from .scoring import mean_and_std, relabelled_split, scorer
-from .settings import Precision, Weights, images_of
+from .settings import Precision, Setting, Weights, images_of
 from .streams import streams
 
 
@@ -110,10 +110,11 @@ def _evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any
     fraction = config.validation_fraction
     if fraction is None:
         fraction = meta.get("validation_fraction", 1 / 12)
-    raw = read_images(name, images_of(meta.get("images", {})))
-    if config.dataset is None and meta.get("data", data := content_fingerprint(raw)) != data:
+    images = images_of(meta.get("images", {}))
+    of_run = Setting(name, images=dataclasses.replace(images, zca=None), validation_fraction=fraction)
+    dataset, data, _ = data_of(dataclasses.replace(of_run, seed=known.get("seed", 0)))
+    if config.dataset is None and meta.get("data", data) != data:
         raise ValueError(f"dataset: {name} has changed since {path} was made; give --dataset to score on it as it is")
-    dataset = make_dataset(raw, validation_fraction=fraction, seed=known.get("seed", 0))
     _check_fit(path, file, name, dataset)
     network_of = _network_of(config, meta, dataset)
     network = network_of(len(dataset.class_names))

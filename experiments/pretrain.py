@@ -17,12 +17,13 @@ last one. Here a twelfth of the training images is kept for validation, so an ep
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,8 @@ import numpy as np
 from dd_jax.base import Network, Params
 from dd_jax.checks import require
 from dd_jax.data.augment import crop_and_flip
-from dd_jax.data.dataset import Dataset, Split, make_dataset
-from dd_jax.data.readers import content_fingerprint
+from dd_jax.data.batches import epoch_order
+from dd_jax.data.dataset import Dataset, Split
 from dd_jax.evaluation import evaluate
 from dd_jax.files.atomic import write_atomically, write_json
 from dd_jax.files.checkpoint import checkpoints
@@ -46,13 +47,16 @@ from dd_jax.weights.pretraining import PretrainRecipe, Training, pretraining
 from .command_line import command_line, run_as_script
 from .nets import bank_of, check_weights, with_head_layers
 from .precision import in_its_precision
-from .problem import check_split, read_images
+from .problem import check_split, data_of
 from .say import say
-from .scoring import mean_and_std
+from .scoring import added_up, mean_and_std
 from .settings import Images, Precision, Weights, jsonable
 from .streams import streams
 from .training import RunError, Stopped, read_lines, signals
 from .workdir import claimed, provenance
+
+if TYPE_CHECKING:
+    from dd_jax.data.streamed.originals import Originals
 
 PARTS = ("train", "held_out")
 
@@ -172,12 +176,9 @@ def run(preset: str, config: Config) -> dict[str, Any]:
     with _as_given_here():
         check_weights(_begun(config))
     require(config.seed >= 0, "seed", config.seed, "0 or more")
-    raw = read_images(config.dataset, config.images)
-    fraction, zca = config.validation_fraction, config.images.zca
-    dataset = make_dataset(raw, validation_fraction=fraction, seed=config.seed, zca=zca)
-    data = content_fingerprint(raw)
+    dataset, data, originals = data_of(config)
     check_split(config.bank, config, data)
-    bank = _prepare(config, dataset)
+    bank = _prepare(config, dataset, originals)
     workdir = config.workdir or Path("runs/pretrain") / preset
     begun = {} if config.bank is None else {"begun": fingerprint(*bank.begin.values())}
     of_every_network = _of_every_network(config, workdir) | {"data": data} | begun
@@ -244,13 +245,15 @@ class _Prepared(NamedTuple):
 
     network: Network
     init: Callable[..., Training]
-    epoch: Callable[[Training, Split], Training]
+    epoch_of: Callable[
+        [str, range], Callable[[Training], Training]
+    ]  # a part and the numbers in it -> an epoch of these
     finite: Callable[[Params], jax.Array]
-    accuracies: Callable[[Params, Split], jax.Array]
+    accuracies: Callable[[Params], jax.Array]  # on the test split
     begin: dict[str, Bank]  # for each part, the networks that its own begin from; empty where they are drawn
 
 
-def _prepare(config: Config, dataset: Dataset) -> _Prepared:
+def _prepare(config: Config, dataset: Dataset, originals: "Originals | None" = None) -> _Prepared:
     classes = len(dataset.class_names)
     options = parse_options(config.network_options)
 
@@ -264,20 +267,68 @@ def _prepare(config: Config, dataset: Dataset) -> _Prepared:
         given = {part: part if (config.bank / part).is_dir() else PARTS[0] for part in PARTS}
         begin = {part: bank_of(weights, of, network, dataset.image_shape, config.seed) for part, of in given.items()}
     augment = crop_and_flip if config.augment else None
-    init, epoch = pretraining(classification_loss(network.apply), draw, dataset, config.recipe, augment=augment)
+    init, epoch, batch = pretraining(classification_loss(network.apply), draw, dataset, config.recipe, augment=augment)
 
     @jax.jit
     def finite(thetas):
         return jnp.stack([jnp.isfinite(w).all(tuple(range(1, w.ndim))) for w in jax.tree.leaves(thetas)]).all(0)
 
     @jax.jit
-    def accuracies(thetas, split):
-        def of(theta):
-            return evaluate(network.apply, theta, split, classes).accuracy
+    def scores(thetas, split):
+        return jax.lax.map(lambda theta: evaluate(network.apply, theta, split, classes), thetas)
 
-        return jax.lax.map(of, thetas)
+    def accuracies(thetas):
+        if originals is None:
+            return scores(thetas, dataset.test).accuracy
+        return added_up(functools.partial(scores, thetas), dataset.test).accuracy
 
-    return _Prepared(network, jax.jit(init), jax.jit(epoch, donate_argnums=0), finite, accuracies, begin)
+    if originals is None:
+        epoch_of = _resident_epochs(dataset, jax.jit(epoch, donate_argnums=0))
+    else:
+        epoch_of = _streamed_epochs(config, dataset, originals, jax.jit(batch, donate_argnums=0))
+    return _Prepared(network, jax.jit(init), epoch_of, finite, accuracies, begin)
+
+
+Epochs = Callable[[str, range], Callable[[Training], Training]]
+"""``(part, numbers in it) -> (training -> training)``: an epoch of these networks."""
+
+
+def _resident_epochs(dataset: Dataset, epoch: Callable[[Training, Split], Training]) -> Epochs:
+    """Epochs on images that are on the device; the batches of each network are its own."""
+    return lambda part, group: lambda training: epoch(training, dataset.train)
+
+
+def _streamed_epochs(
+    config: Config, dataset: Dataset, originals: "Originals", batch: Callable[[Training, Split], Training]
+) -> Epochs:
+    """Epochs of batches that are made on the host; those of the networks in a group are the same."""
+    from dd_jax.data.streamed.ahead import batches_ahead
+
+    require(not config.augment, "augment", config.augment, "it without images.streamed, which crops and flips already")
+    recipe, train = config.recipe, dataset.train
+    whole, left = divmod(len(train.labels), recipe.batch_size)
+    count, taken = whole + (left > 0 and recipe.keep_last), whole + (left > 0)  # of an epoch; of its order
+
+    def epoch_of(part: str, group: range) -> Callable[[Training], Training]:
+        (key,) = _keys(config.seed, part, range(group.start, group.start + 1))
+        order = epoch_order(key, len(train.labels), recipe.batch_size)
+        seed = int(jax.random.bits(key, dtype="uint32"))
+
+        def index_at(step: int) -> np.ndarray:
+            epoch, number = divmod(step, count)
+            return order(epoch * taken + number)
+
+        batch_at = batches_ahead(originals, index_at, dataset.image_shape[0], seed, last=count * recipe.epochs - 1)
+
+        def epoch(training: Training) -> Training:
+            done = int(training.epoch[0])
+            for step in range(done * count, (done + 1) * count):
+                training = batch(training, Split(*batch_at(step), train.normalisation))
+            return training._replace(epoch=training.epoch + 1)
+
+        return epoch
+
+    return epoch_of
 
 
 def _keys(seed: int, part: str, group: range) -> jax.Array:
@@ -289,6 +340,7 @@ def _keys(seed: int, part: str, group: range) -> jax.Array:
 def _train(config: Config, dataset: Dataset, bank: _Prepared, workdir: Path, part: str, group: range) -> None:
     """Trains networks in a row, from the newest epoch saved, and adds them to their bank."""
     state = bank.init(_keys(config.seed, part, group), *_loaded(bank, part, group))
+    epoch = bank.epoch_of(part, group)
     progress = workdir / "progress" / f"{part}_{group.start}_{group.stop}"
     with (
         checkpoints(progress, keep=2) as saved,
@@ -298,7 +350,7 @@ def _train(config: Config, dataset: Dataset, bank: _Prepared, workdir: Path, par
         done, state, _ = saved.restore(state) or (0, state, {})
         for number in range(done + 1, config.recipe.epochs + 1):
             began = time.monotonic()
-            state = jax.block_until_ready(bank.epoch(state, dataset.train))
+            state = jax.block_until_ready(epoch(state))
             for i, is_finite in zip(group, np.asarray(bank.finite(state.theta)), strict=True):
                 if not is_finite:
                     raise RunError(f"{part} network {i} is not finite; lower --recipe.learning-rate")
@@ -308,7 +360,7 @@ def _train(config: Config, dataset: Dataset, bank: _Prepared, workdir: Path, par
             print(f"{part} {group.start} … {group.stop - 1}: epoch {number} of {config.recipe.epochs}", flush=True)
             if stopping := signalled():
                 raise Stopped("stopped; the same command goes on from the last epoch", stopping)
-    shard = Bank(jax.device_get(state.theta), np.asarray(bank.accuracies(state.theta, dataset.test)))
+    shard = Bank(jax.device_get(state.theta), np.asarray(bank.accuracies(state.theta)))
     save_shard(workdir / part, group.start, dataset.image_shape, shard)
     shutil.rmtree(progress)
 

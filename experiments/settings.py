@@ -27,6 +27,11 @@ class Images:
     """ZCA-whiten them with this regularisation, 0.1 in most work; not whitened if not given."""
     classes: tuple[int, ...] = ()
     """Only the images of these classes, by number, which are then 0, 1, … in this order; of all if not given."""
+    streamed: bool = False
+    """Keep the images on the host, and make each real batch there of random crops of the pictures, resized to ``size``
+    and mirrored at random: for pictures by folder, or TFDS sets, that do not fit the device."""
+    skip: int = 0
+    """Streamed pictures that may be left out because they cannot be decoded; more are an error."""
 
 
 def images_of(held: Mapping[str, Any]) -> Images:

@@ -26,6 +26,8 @@ from .say import say
 LATER = {
     "precision": "float32",
     "images.classes": [],
+    "images.streamed": False,
+    "images.skip": 0,
     "weights.head": "loaded",
     "weights.head_layers": [],
 }

@@ -78,6 +78,7 @@ SLOW_TO_IMPORT = {"PIL", "matplotlib", "orbax", "sklearn", "tensorflow", "tensor
 NEEDS_ONE = {  # and no module of the algorithm imports these
     *("dd_jax.baselines", "dd_jax.data.pictures", "dd_jax.data.readers.usps", "dd_jax.files.checkpoint"),
     *("dd_jax.files.figures", "dd_jax.weights.bank"),
+    *(f"dd_jax.data.streamed.{name}" for name in ("ahead", "crops", "dataset", "originals")),
 }
 LOADED = """
 import importlib, sys

@@ -16,6 +16,7 @@ from experiments import (
     adaptation,
     attack,
     baselines,
+    convert,
     fixed_init,
     linear_case,
     modern,
@@ -27,12 +28,12 @@ from experiments.command_line import command_line
 from experiments.distilled import check_distilled_setting
 from experiments.inner import check_inner
 from experiments.recipe import reported
-from experiments.reported import ADAPTATION, ATTACK, BASELINES, REPORTED
+from experiments.reported import ADAPTATION, ATTACK, BASELINES, REPORTED, TRANSFER
 from experiments.settings import jsonable
 
 
 class Data(NamedTuple):
-    """A data set as it is read; all have ten classes."""
+    """A data set as it is read; all but two have ten classes."""
 
     size: int
     channels: int
@@ -47,8 +48,11 @@ DATA = {
     "usps_28": Data(28, 1, 7438),
     "svhn_cropped": Data(32, 3, 73257),
     "cifar10": Data(32, 3, 50000),
+    "voc/2007": Data(224, 3, 15662),
+    "caltech_birds2011": Data(224, 3, 5994),
 }
 CLASSES = 10
+OTHER_CLASSES = {"voc/2007": 20, "caltech_birds2011": 200}
 MODULES = {
     "fixed_init": fixed_init.PRESETS,
     "random_init": random_init.PRESETS,
@@ -84,7 +88,7 @@ def of(experiment, preset):
 
 
 def classes_of(setting):
-    return len(setting.images.classes) or CLASSES
+    return len(setting.images.classes) or OTHER_CLASSES.get(setting.dataset, CLASSES)
 
 
 def image_shape(setting):
@@ -187,6 +191,9 @@ def test_the_bank_is_one_that_pretrain_makes_for_such_images(experiment, preset)
     for path in (base.weights.bank, getattr(config, "full", None)):
         if path is None:
             continue
+        if path.name == "imagenet_alexnet":  # of experiments.convert
+            assert (convert.Config().network, convert.Config().size) == (base.network, base.images.size)
+            continue
         bank = pretrain.PRESETS[path.name]
         assert path.as_posix() == f"runs/pretrain/{path.name}"
         side, _, channels = image_shape(base)
@@ -241,7 +248,7 @@ def test_the_paper_s_attack_is_that_of_the_authors_presets():
 
 def test_every_figure_of_the_paper_says_whether_it_was_checked():
     """Those that were are marked in the specification: figure 1, and the project page's."""
-    figures = {**REPORTED, **BASELINES, **ADAPTATION, **ATTACK}
+    figures = {**REPORTED, **BASELINES, **ADAPTATION, **TRANSFER, **ATTACK}
     assert {key for key, quoted in figures.items() if quoted["checked"]} == {
         ("fixed_init", "mnist", 1, 3, 1),
         ("fixed_init", "cifar10", 10, 3, 1),
@@ -256,7 +263,8 @@ def test_every_figure_of_the_paper_says_whether_it_was_checked():
 @pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
 def test_the_authors_presets_alone_take_their_batches_without_replacement(experiment, preset):
     _, base = of(experiment, preset)
-    assert base.batches == ("epochs" if preset.endswith("_authors") else "replaced")
+    authors = preset.endswith("_authors") or preset in TRANSFER
+    assert base.batches == ("epochs" if authors else "replaced")
     assert base.batches == "replaced" or base.outer.perturbations == 1  # so that a last batch of any size will do
 
 
@@ -274,4 +282,17 @@ def test_no_figure_of_the_paper_is_without_a_preset():
     assert set(ADAPTATION) == {adaptation.experiment_of_paper(preset) for preset in adaptation.PRESETS}
     random = {preset for preset in ADAPTATION if adaptation.PRESETS[preset].base.weights.nets is not None}
     measured = {config.dataset for config in baselines.PRESETS.values()}
-    assert {of_what for of_what, _ in BASELINES} == random | (measured - {"digits", "fashion_mnist"})
+    assert {of_what for of_what, _ in BASELINES} == random | set(TRANSFER) | (measured - {"digits", "fashion_mnist"})
+
+
+@pytest.mark.parametrize(("preset", "batches"), [("alexnet_voc", 16), ("alexnet_cub", 6)])
+def test_the_largest_setting_is_the_paper_s(preset, batches):
+    base = transfer.PRESETS[preset].base
+    assert set(TRANSFER) == {"alexnet_voc", "alexnet_cub"}
+    outer, distilled = base.outer, base.distilled
+    assert (outer.steps, outer.halve_every, outer.learning_rate) == (200 * batches, 30 * batches, 0.01)
+    assert (outer.b1, outer.b2, outer.clip, outer.perturbations) == (0.5, 0.999, None, 1)
+    assert (distilled.steps, distilled.epochs, distilled.images_per_class) == (1, 3, 1)
+    assert (distilled.first, distilled.noise, distilled.step_size) == ("noise", 1.0, 0.001)
+    assert (base.batch_size, base.switch_width, base.weights.nets, base.weights.head) == (1024, 0, None, "zeros")
+    assert (base.images.size, base.images.streamed) == (224, True)

@@ -1,5 +1,6 @@
 """Transfer, as a user runs it: a network that is trained on five digits learns the others from a few images."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,6 +12,9 @@ from dd_jax.files.text import percent
 from dd_jax.networks import make_network
 from dd_jax.weights.bank import load_bank
 from experiments import baselines, pretrain, results, transfer
+from experiments.command_line import command_line
+from experiments.problem import check_split
+from experiments.settings import Images
 
 FIRST, OTHERS = (["--images.classes", *map(str, classes)] for classes in (range(5), range(5, 10)))
 TARGET = ["--dataset", "digits", "--network", "lenet", "--validation-fraction", "0.1", "--batch-size", "64", *OTHERS]
@@ -46,7 +50,7 @@ def test_a_transfer_stands_beside_its_baselines_and_fine_tuning(bank, tmp_path, 
     ]  # fmt: skip
     before, after = (result["test_accuracy"][when]["mean"] for when in ("before", "after"))
     assert before == rows["no adaptation"]["mean"] == pytest.approx(0.2, abs=0.01)  # all logits are one
-    assert after > before + 0.2 and rows["full fine-tuning"]["mean"] > 0.85
+    assert after > before + 0.2 and rows["full fine-tuning"]["mean"] > 0.7
     assert rows["full fine-tuning"]["mean"] == pytest.approx(tuned["test_accuracy"]["train"]["mean"])
     assert rows[f"distilled: {workdir}"]["mean"] == pytest.approx(after)
     file = load_distilled(workdir / "distilled.npz")
@@ -91,9 +95,9 @@ def test_what_cannot_be_transferred_is_refused_before_anything_is_written(bank, 
     assert not workdir.exists()
 
 
-def test_a_bank_that_has_seen_some_of_the_validation_images_is_told_of(bank, tmp_path, caplog):
-    command = ["cifar10_halves", *TARGET, "--weights.bank", str(bank), "--plan", "--workdir", str(tmp_path / "run")]
-    transfer.main(command)
+def test_a_bank_that_has_seen_some_of_the_validation_images_is_told_of(bank, caplog):
+    _, config = command_line(transfer.PRESETS, "", "", ["cifar10_halves", *TARGET, "--weights.bank", str(bank)])
+    check_split(bank, config.base, "another")
     assert not caplog.messages
-    transfer.main([*command, "--images.classes", "4", "5", "6"])
+    check_split(bank, dataclasses.replace(config.base, images=Images(classes=(4, 5))), "another")
     assert [message for message in caplog.messages if "have seen some of what is held out" in message]

@@ -48,12 +48,7 @@ def of_classes(raw: RawData, classes: Sequence[int]) -> RawData:
     Raises:
       ValueError: fewer than two classes, one that is given twice, or one that there is not.
     """
-    count = len(raw.class_names)
-    accepted = f"two or more different numbers of 0 … {count - 1}, or none for all"
-    fits = len(set(classes)) == len(classes) >= 2 and all(0 <= c < count for c in classes)
-    require(fits, "classes", list(classes), accepted)
-    new = np.full(count, -1, np.int32)
-    new[list(classes)] = np.arange(len(classes))
+    new = numbers_of(classes, len(raw.class_names))
     fields = {"class_names": tuple(raw.class_names[c] for c in classes)}
     for role in ("", "test_", "validation_"):
         images, labels = getattr(raw, f"{role}images"), getattr(raw, f"{role}labels")
@@ -61,6 +56,16 @@ def of_classes(raw: RawData, classes: Sequence[int]) -> RawData:
             kept = new[labels] >= 0
             fields |= {f"{role}images": images[kept], f"{role}labels": new[labels[kept]]}
     return raw._replace(**fields)
+
+
+def numbers_of(classes: Sequence[int], count: int) -> np.ndarray:
+    """The new number of each of ``count`` classes where some are kept, −1 where not, ``[count]``; see above."""
+    accepted = f"two or more different numbers of 0 … {count - 1}, or none for all"
+    fits = len(set(classes)) == len(classes) >= 2 and all(0 <= c < count for c in classes)
+    require(fits, "classes", list(classes), accepted)
+    new = np.full(count, -1, np.int32)
+    new[list(classes)] = np.arange(len(classes))
+    return new
 
 
 def content_fingerprint(raw: RawData) -> str:
