@@ -97,7 +97,8 @@ class Config:
     held_out: int = 16
     """Networks to validate and test with; none for known networks."""
     group: int = 16
-    """Networks trained at a time; with another number, a group that was interrupted begins anew."""
+    """Networks trained at a time, one where the images are streamed; with another number, a group that was interrupted
+    begins anew."""
     seed: int = 0
     """Draws everything about the networks, and the validation split."""
     precision: Precision = "float32"
@@ -190,7 +191,8 @@ def run(preset: str, config: Config) -> dict[str, Any]:
         def shards_of(part):
             return read_shards(workdir / part, bank.network, dataset.image_shape, set_damaged_aside=True)
 
-        missing = {part: _missing(shards_of(part), count, config.group) for part, count in counts.items()}
+        group = config.group if originals is None else 1
+        missing = {part: _missing(shards_of(part), count, group) for part, count in counts.items()}
         if finished is not None and not any(missing.values()):
             return finished
         lines = "".join(json.dumps(line) + "\n" for line in read_lines(workdir / "metrics.jsonl"))
@@ -301,7 +303,7 @@ def _resident_epochs(dataset: Dataset, epoch: Callable[[Training, Split], Traini
 def _streamed_epochs(
     config: Config, dataset: Dataset, originals: "Originals", batch: Callable[[Training, Split], Training]
 ) -> Epochs:
-    """Epochs of batches that are made on the host; those of the networks in a group are the same."""
+    """Epochs of batches that are made on the host, for one network at a time."""
     from dd_jax.data.streamed.ahead import batches_ahead
 
     require(not config.augment, "augment", config.augment, "it without images.streamed, which crops and flips already")
@@ -310,7 +312,7 @@ def _streamed_epochs(
     count, taken = whole + (left > 0 and recipe.keep_last), whole + (left > 0)  # of an epoch; of its order
 
     def epoch_of(part: str, group: range) -> Callable[[Training], Training]:
-        (key,) = _keys(config.seed, part, range(group.start, group.start + 1))
+        (key,) = _keys(config.seed, part, group)
         order = epoch_order(key, len(train.labels), recipe.batch_size)
         seed = int(jax.random.bits(key, dtype="uint32"))
 
