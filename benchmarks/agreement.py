@@ -3,13 +3,15 @@
     python -m benchmarks.agreement [--write]
 
 ConvNet of width 4 on 8×8×3, 3 steps × 4 epochs of 10 images with soft labels, unequal step sizes, and hyper-parameters
-that differ from step to step. In PyTorch the network and the updates are written out. A figure is the norm of the
-difference over the norm, the largest of those of images, labels, step sizes, each hyper-parameter and θ₀. Fails if one
-is above 1e-10. ``--write`` puts the table into benchmarks/README.md.
+that differ from step to step; and AlexNet with fully connected layers of 256 units on 96×96×3, 1 step × 3 epochs of 4
+images, with a last layer of zeros and biases of one, as in ``experiments.transfer``. In PyTorch the networks and the
+updates are written out. A figure is the norm of the difference over the norm, the largest of those of images, labels,
+step sizes, each hyper-parameter and θ₀. Fails if one is above 1e-10. ``--write`` puts the table into
+benchmarks/README.md.
 """
 
 import argparse
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +29,22 @@ from dd_jax.networks import make_network
 from dd_jax.objectives import classification_loss, mean_of
 from dd_jax.weights.laws import initial_weights
 
-SHAPE, CLASSES = (8, 8, 3), 10
-STEPS, EPOCHS, IMAGES, BATCH = 3, 4, 10, 32
+
+class Case(NamedTuple):
+    """A network, and the shape of the distilled data and of the real batch."""
+
+    network: str
+    options: dict[str, int]
+    shape: tuple[int, int, int]
+    classes: int
+    steps: int
+    epochs: int
+    images: int
+    batch: int
+
+
+CONVNET = Case("convnet", {"width": 4}, (8, 8, 3), 10, 3, 4, 10, 32)
+ALEXNET = Case("alexnet", {"hidden": 256}, (96, 96, 3), 4, 1, 3, 4, 6)
 STEP_SIZES = {"plain": (0.05, 0.15), "momentum": (0.02, 0.06), "nesterov": (0.02, 0.06), "adam": (0.005, 0.015)}
 HYPER = {
     "momentum": (0.6, 0.9),
@@ -42,19 +58,25 @@ HYPER = {
 ALLOWED = 1e-10
 
 
-def problem(name: str, optimizer: InnerOptimizer) -> tuple[Network, tuple[Distilled, Any], tuple[jax.Array, jax.Array]]:
+def problem(
+    case: Case, name: str, optimizer: InnerOptimizer
+) -> tuple[Network, tuple[Distilled, Any], tuple[jax.Array, jax.Array]]:
     """A network, what the gradient is taken in, (distilled data, θ₀), and a real batch."""
-    total = STEPS * EPOCHS
+    total, classes, count = case.steps * case.epochs, case.classes, case.batch
     rng = np.random.default_rng(3)
-    network = make_network("convnet", SHAPE, CLASSES, options={"width": 4})
+    network = make_network(case.network, case.shape, classes, options=case.options)
     theta = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), initial_weights(network)(jax.random.key(1)))
+    if case.network == "alexnet":
+        theta["params"]["Dense_2"] = jax.tree.map(
+            lambda w: jnp.full(w.shape, float(w.ndim == 1), w.dtype), theta["params"]["Dense_2"]
+        )
     distilled = Distilled(
-        jnp.asarray(rng.normal(size=(STEPS, IMAGES, *SHAPE))),
-        jnp.asarray(rng.dirichlet(np.ones(CLASSES), size=(STEPS, IMAGES))),
+        jnp.asarray(rng.normal(size=(case.steps, case.images, *case.shape))),
+        jnp.asarray(rng.dirichlet(np.ones(classes), size=(case.steps, case.images))),
         jnp.linspace(*STEP_SIZES[name], total),
         {key: jnp.linspace(*HYPER[key], total) for key in optimizer.hyper},
     )
-    batch = jnp.asarray(rng.normal(size=(BATCH, *SHAPE))), jnp.eye(CLASSES)[rng.integers(0, CLASSES, BATCH)]
+    batch = jnp.asarray(rng.normal(size=(count, *case.shape))), jnp.eye(classes)[rng.integers(0, classes, count)]
     return network, (distilled, theta), batch
 
 
@@ -79,7 +101,7 @@ def ours(network: Network, optimizer: InnerOptimizer, mode: Mode, at: tuple, bat
     )
 
 
-def theirs(name: str, at: tuple[Distilled, Any], batch: tuple) -> dict[str, np.ndarray]:
+def theirs(case: Case, name: str, at: tuple[Distilled, Any], batch: tuple) -> dict[str, np.ndarray]:
     """The same by PyTorch."""
     distilled, theta = at
     images = torch_unroll.images_of(distilled.images).requires_grad_()
@@ -88,8 +110,8 @@ def theirs(name: str, at: tuple[Distilled, Any], batch: tuple) -> dict[str, np.n
     first = torch_unroll.weights_of(jax.tree.map(lambda w: w[None], theta["params"]), 0)
     theta, state = first, {key: (torch.zeros_like(w), torch.zeros_like(w)) for key, w in first.items()}
     for t in range(len(etas)):
-        logits = torch_unroll.forward("convnet", theta, images[t % STEPS])
-        loss = F.cross_entropy(logits, labels[t % STEPS])
+        logits = torch_unroll.forward(case.network, theta, images[t % case.steps])
+        loss = F.cross_entropy(logits, labels[t % case.steps])
         gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
         now = {key: value[t] for key, value in hyper.items()}
         moves = {
@@ -98,7 +120,7 @@ def theirs(name: str, at: tuple[Distilled, Any], batch: tuple) -> dict[str, np.n
         }
         theta = {key: w - etas[t] * moves[key][0] for key, w in theta.items()}
         state = {key: move[1] for key, move in moves.items()}
-    logits = torch_unroll.forward("convnet", theta, torch_unroll.images_of(batch[0]))
+    logits = torch_unroll.forward(case.network, theta, torch_unroll.images_of(batch[0]))
     value = F.cross_entropy(logits, torch.tensor(np.asarray(batch[1])))
     wanted = [images, labels, etas, *hyper.values(), *first.values()]
     of_images, of_labels, of_etas, *rest = torch.autograd.grad(value, wanted)
@@ -152,15 +174,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    lines, largest = [head("inner optimizer", *MODES, "largest in")], 0.0
-    for name in INNER_OPTIMIZERS:
+    lines, largest = [head("network, inner optimizer", *MODES, "largest in")], 0.0
+    for case, name in [*((CONVNET, name) for name in INNER_OPTIMIZERS), (ALEXNET, "plain")]:
         optimizer = inner_optimizer(name, weight_decay=HYPER["weight_decay"][0])
-        network, at, batch = problem(name, optimizer)
-        expected = theirs(name, at, batch)
+        network, at, batch = problem(case, name, optimizer)
+        expected = theirs(case, name, at, batch)
         found = {mode: differences(ours(network, optimizer, mode, at, batch), expected) for mode in MODES}
         worst = {mode: max(parts.values()) for mode, parts in found.items()}
         part = max(expected, key=lambda part: max(parts[part] for parts in found.values()))
-        lines.append(line(name, *(f"{worst[mode]:.0e}" for mode in MODES), part))
+        lines.append(line(f"{case.network}, {name}", *(f"{worst[mode]:.0e}" for mode in MODES), part))
         largest = max(largest, *worst.values())
         print(lines[-1] if len(lines) > 2 else "\n".join(lines), flush=True)
     if options.write:

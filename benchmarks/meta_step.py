@@ -1,7 +1,7 @@
 """Times one outer step of a workload and prints one JSON line.
 
-    python -m benchmarks.meta_step {W1,W2,W3,W4,W5} [--iters N] [--mode MODE] [--convolution METHOD] [--idiomatic]
-                                [--inner OPTIMIZER] [--epochs E] [--window M]
+    python -m benchmarks.meta_step {W1,W2,W3,W4,W5,voc,cub} [--iters N] [--mode MODE] [--convolution METHOD]
+                                [--idiomatic] [--inner OPTIMIZER] [--epochs E] [--window M]
 
 ``--convolution`` tries another way to compute convolutions than the backend's default; ``--idiomatic`` times what one
 writes first in JAX instead of this package. ``--inner`` takes another inner optimizer, ``--epochs`` another number of
@@ -19,7 +19,7 @@ import time
 
 import jax
 
-from benchmarks.workloads import WORKLOADS, arguments, compile_step, flops, idiomatic, ours
+from benchmarks.workloads import LARGE, WORKLOADS, arguments, compile_step, flops, idiomatic, ours
 from dd_jax.inner.modes import MODES
 from dd_jax.inner.optimizers import INNER_OPTIMIZERS, inner_optimizer
 from dd_jax.inner.schedule import Window, random_start
@@ -29,7 +29,7 @@ from dd_jax.networks.convolution import METHODS
 def main() -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("workload", choices=WORKLOADS | LARGE)
     parser.add_argument("--iters", type=int, default=10)
     parser.add_argument("--mode", choices=MODES, default=MODES[0])
     parser.add_argument("--convolution", choices=METHODS)
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--window", type=int)
     options = parser.parse_args()
-    workload = WORKLOADS[options.workload]
+    workload = (WORKLOADS | LARGE)[options.workload]
     workload = dataclasses.replace(workload, epochs=workload.epochs if options.epochs is None else options.epochs)
     total = workload.steps * workload.epochs
     for name, most in (("iters", sys.maxsize), ("epochs", sys.maxsize), ("window", total)):

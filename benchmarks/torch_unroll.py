@@ -11,12 +11,17 @@ from dd_jax.parametrisations import PIXELS
 def forward(network, theta, x):
     """The logits of a network by name, written out."""
 
-    def conv(name, x, padding):
-        return F.conv2d(x, theta[f"{name}/kernel"], theta[f"{name}/bias"], padding=padding)
+    def conv(name, x, padding, stride=1):
+        return F.conv2d(x, theta[f"{name}/kernel"], theta[f"{name}/bias"], stride, padding)
 
     if network == "lenet":
         for name, padding in (("Conv_0", 2), ("Conv_1", 0)):
             x = F.max_pool2d(F.relu(conv(name, x, padding)), 2)
+    elif network == "alexnet":
+        for i, (padding, stride, pools) in enumerate(((2, 4, True), (2, 1, True), (1, 1, False), (1, 1, False))):
+            x = F.relu(conv(f"Conv_{i}", x, padding, stride))
+            x = F.max_pool2d(x, 3, 2) if pools else x
+        x = F.adaptive_avg_pool2d(F.max_pool2d(F.relu(conv("Conv_4", x, 1)), 3, 2), 6)
     elif network == "alexcifarnet":
         x = F.local_response_norm(F.max_pool2d(F.relu(conv("Conv_0", x, 2)), 3, 2, 1), 4, 0.001 / 9, 0.75, 1)
         x = F.max_pool2d(F.local_response_norm(F.relu(conv("Conv_1", x, 2)), 4, 0.001 / 9, 0.75, 1), 3, 2, 1)

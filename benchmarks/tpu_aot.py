@@ -5,11 +5,12 @@
 
 Needs the compiler, ``pip install libtpu`` of the version that jax's extra ``tpu`` asks for. Nothing is run. The outer
 step is that of ``benchmarks/workloads.py``: the meta-gradient and Adam. ``--mesh`` deals sampled networks × real
-examples out over so many devices of the topology; one device if not given. ``--nets``, ``--epochs`` and ``--batch``
-change the workload. Operations, flops, bytes, cycles and collectives are of one device, with loops multiplied out; what
-each is, ``benchmarks/hlo.py`` says. Memory is XLA's figure for one device, the peak that of arguments, results and
-temporaries together. ``--write`` puts the rows into tables: workloads as they are into benchmarks/README.md, changed
-ones into docs/scaling.md. Rows of other commands stay there.
+examples out over so many devices of the topology; one device if not given. ``voc`` and ``cub`` are AlexNet's, with
+their own real batches. ``--nets``, ``--epochs`` and ``--batch`` change the workload. Operations, flops, bytes, cycles
+and collectives are of one device, with loops multiplied out; what each is, ``benchmarks/hlo.py`` says. Memory is XLA's
+figure for one device, the peak that of arguments, results and temporaries together. ``--write`` puts the rows into
+tables: workloads as they are into benchmarks/README.md, changed ones into docs/scaling.md. Rows of other commands stay
+there.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from jax.sharding import AxisType, Mesh
 
 from benchmarks import hlo
 from benchmarks.readme import README, head, line, write_table, written
-from benchmarks.workloads import BATCH, WORKLOADS, Workload, arguments, ours, outer_step, step_arguments
+from benchmarks.workloads import LARGE, WORKLOADS, Workload, arguments, ours, outer_step, step_arguments
 from dd_jax import backend
 from dd_jax.networks.convolution import METHODS, Method
 from dd_jax.parallel import BATCH as EXAMPLES
@@ -153,7 +154,7 @@ def write(rows: list[str], path: Path) -> None:
 def main() -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="+", metavar="WORKLOAD", choices=WORKLOADS)
+    parser.add_argument("workloads", nargs="+", metavar="WORKLOAD", choices=WORKLOADS | LARGE)
     parser.add_argument("--topology", default="v5e:2x4")
     parser.add_argument("--mesh", nargs=2, type=int, default=(1, 1), metavar=("NETS", "BATCH"))
     for name in ("nets", "epochs", "batch"):
@@ -174,8 +175,8 @@ def main() -> None:
     changes = {name: getattr(options, name) for name in ("nets", "epochs") if getattr(options, name)}
     rows = []
     for name in options.workloads:
-        workload = dataclasses.replace(WORKLOADS[name], **changes)
-        batch = options.batch or BATCH
+        workload = dataclasses.replace((WORKLOADS | LARGE)[name], **changes)
+        batch = options.batch or workload.batch
         began, cpu_began = time.perf_counter(), time.process_time()
         try:
             program = compiled(workload, batch, mesh, options.convolution)

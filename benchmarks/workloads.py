@@ -7,6 +7,9 @@ W3        AlexCifarNet on 32×32×3, 10 steps × 3 epochs, 10 images a step
 W4        LeNet, 10 steps × 3 epochs, 10 images a step
 W5        ConvNet of width 32 on 32×32×3, 10 steps × 3 epochs, 10 images a step
 ========  ============================================================================================
+
+``LARGE`` has those of the paper's largest setting: AlexNet on 224×224×3, 1 step × 3 epochs, one image per class.
+``voc`` has 20 classes and a real batch of 64; ``cub`` has 200 classes and a real batch of 256.
 """
 
 import dataclasses
@@ -48,6 +51,8 @@ class Workload:
     steps: int
     epochs: int
     nets: int = 1
+    classes: int = 10  # and as many images a step
+    batch: int = BATCH  # real examples
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the network
 
 
@@ -58,16 +63,22 @@ WORKLOADS = {
     "W4": Workload("lenet", (28, 28, 1), 10, 3),
     "W5": Workload("convnet", (32, 32, 3), 10, 3, options={"width": 32}),
 }
+LARGE = {
+    "voc": Workload("alexnet", (224, 224, 3), 1, 3, classes=20, batch=64),
+    "cub": Workload("alexnet", (224, 224, 3), 1, 3, classes=200, batch=256),
+}
 
 
-def arguments(workload: Workload, batch: int = BATCH) -> tuple[Distilled, Any, tuple[jax.Array, jax.Array]]:
+def arguments(workload: Workload, batch: int | None = None) -> tuple[Distilled, Any, tuple[jax.Array, jax.Array]]:
     """Distilled data, the weights of all nets (leading axis), and a real batch; the same for every implementation."""
     noise_key, weights_key, batch_key = jax.random.split(jax.random.key(0), 3)
-    network = make_network(workload.network, workload.image_shape, 10, options=workload.options)
+    classes, batch = workload.classes, batch or workload.batch
+    network = make_network(workload.network, workload.image_shape, classes, options=workload.options)
     thetas = jax.jit(jax.vmap(initial_weights(network)))(jax.random.split(weights_key, workload.nets))
-    distilled = noise(noise_key, workload.image_shape, 10, steps=workload.steps, epochs=workload.epochs, step_size=0.02)
+    counts = {"steps": workload.steps, "epochs": workload.epochs}
+    distilled = noise(noise_key, workload.image_shape, classes, **counts, step_size=0.02)
     images = jax.random.normal(batch_key, (batch, *workload.image_shape))
-    return distilled, thetas, (images, jnp.eye(10)[jnp.arange(batch) % 10])
+    return distilled, thetas, (images, jnp.eye(classes)[jnp.arange(batch) % classes])
 
 
 def ours(
@@ -83,8 +94,8 @@ def ours(
     With a mesh, networks and real examples are dealt out over it. ``over``, if given, goes through several networks, as
     ``jax.lax.map`` does. ``how`` is of the loop.
     """
-    options = workload.options
-    network = make_network(workload.network, workload.image_shape, 10, convolution=convolution, options=options)
+    options, classes = workload.options, workload.classes
+    network = make_network(workload.network, workload.image_shape, classes, convolution=convolution, options=options)
     loss = classification_loss(network.apply)
 
     train, many = trainer(loss, mode=mode, **how), workload.nets > 1
@@ -196,11 +207,15 @@ def compile_step(
     return compiled, arguments, time.perf_counter() - began
 
 
-def flops(workload: Workload, batch: int = BATCH) -> float:
+def flops(workload: Workload, batch: int | None = None) -> float:
     """The work itself: with F of a forward pass on an image, 3 F for a gradient and 6 F for pulling a step back."""
-    module = _FLAX[workload.network](**workload.options)
-    network = from_flax(module, workload.image_shape)
+    if workload.network in _FLAX:
+        network = from_flax(_FLAX[workload.network](**workload.options), workload.image_shape)
+    else:
+        shape, options = workload.image_shape, workload.options
+        network = make_network(workload.network, shape, workload.classes, convolution="lax", options=options)
     theta = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, *workload.image_shape), jnp.float32)
     analysis = jax.jit(network.apply).lower(theta, images).cost_analysis() or {}
-    return analysis["flops"] * workload.nets * (3 * batch + 9 * 10 * workload.steps * workload.epochs)
+    images = workload.classes * workload.steps * workload.epochs
+    return analysis["flops"] * workload.nets * (3 * (batch or workload.batch) + 9 * images)

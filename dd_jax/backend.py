@@ -12,6 +12,7 @@ _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
 
 _TPU_BAND = 2**17  # numbers in the matrix of a convolution by rows: LeNet has at most half as many
 _CPU_PIXELS = 2**17  # of real images at a time: their activations stay in a CPU's cache
+_ACCELERATOR_PIXELS = 2**26  # likewise: their activations leave an accelerator of 16 GiB most of its memory
 
 
 def target() -> str:
@@ -42,10 +43,13 @@ def full_precision() -> Iterator[None]:
 
 
 def examples_at_a_time(shape: tuple[int, ...]) -> int:
-    """Of a real batch ``[B, H, W, D]``: on a CPU the largest power of two that its cache holds, elsewhere all B."""
-    if target() != "cpu":
-        return shape[0]
-    return 1 << max(1, _CPU_PIXELS // math.prod(shape[1:])).bit_length() - 1
+    """Of a real batch ``[B, H, W, D]``: the largest power of two that a CPU's cache, or an accelerator's memory, holds.
+
+    On an accelerator all B, where they are fewer.
+    """
+    pixels = _CPU_PIXELS if target() == "cpu" else _ACCELERATOR_PIXELS
+    held = 1 << max(1, pixels // math.prod(shape[1:])).bit_length() - 1
+    return held if target() == "cpu" else min(held, shape[0])
 
 
 def networks_at_a_time() -> int:

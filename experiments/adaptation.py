@@ -144,21 +144,9 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     if base.weights.bank is None:
         raise ValueError("weights.bank: None is not accepted; use the work folder of experiments.pretrain")
     workdir = workdir_of("adaptation", preset, base)
-    shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(Setting)}
-    table = baselines.Config(
-        **shared,
-        steps=base.distilled.steps,
-        epochs=config.epochs,
-        images_per_class=base.distilled.images_per_class,
-        sets=config.sets,
-        candidates=config.candidates,
-        k_means_sets=config.k_means_sets,
-        against=(workdir,),
-        full=config.full,
-        workdir=workdir / "baselines",
-    )
+    table = table_beside(config, workdir)
     baselines.check(table)
-    is_paper_s = preset in PRESETS and _shape(base) == _shape(PRESETS[preset].base)
+    is_paper_s = preset in PRESETS and shape_of(base) == shape_of(PRESETS[preset].base)
     of_paper = experiment_of_paper(preset) if is_paper_s else ""
     result = distil("adaptation", preset, base, known=ADAPTATION.get(of_paper, {}))
     if result is not None:
@@ -169,7 +157,24 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     return result
 
 
-def _shape(base: Base) -> tuple[Any, ...]:
+def table_beside(config: Config, workdir: Path) -> baselines.Config:
+    """The baselines that stand beside a run's distilled data: on the same networks, by as many images and steps."""
+    base = config.base
+    return baselines.Config(
+        **{field.name: getattr(base, field.name) for field in dataclasses.fields(Setting)},
+        steps=base.distilled.steps,
+        epochs=config.epochs,
+        images_per_class=base.distilled.images_per_class,
+        sets=config.sets,
+        candidates=config.candidates,
+        k_means_sets=config.k_means_sets,
+        against=(workdir,),
+        full=config.full,
+        workdir=workdir / "baselines",
+    )
+
+
+def shape_of(base: Base) -> tuple[Any, ...]:
     """What must be the paper's for its figures to stand beside ours."""
     distilled = base.distilled
     return (base.dataset, base.images, base.network, distilled.steps, distilled.epochs, distilled.images_per_class)

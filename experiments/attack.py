@@ -259,7 +259,7 @@ _Measured = Callable[[Distilled, HeldOut, Split], dict[str, np.ndarray]]  # [K] 
 
 def _measure(config: Config, problem: Problem, distilled: Distilled) -> dict[str, Any]:
     """The content of attack.json."""
-    dataset, network, nets, _ = problem
+    dataset, network, nets, *_ = problem
     attacked, target = config.attacked, config.target
     say("measuring the attack, and the baselines beside it")
 

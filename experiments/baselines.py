@@ -121,7 +121,7 @@ def check(config: Config) -> None:
         "increasing numbers, each 1 or more",
     )
     if config.full is not None:
-        require((config.full / "held_out").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
+        require((config.full / "train").is_dir(), "full", config.full, "the work folder of experiments.pretrain")
         held, here = json.loads((config.full / "config.json").read_text()), jsonable(config, config.full)
         for name in ("dataset", "network"):
             bank = f"{config.full}, with {name} {held[name]},"
@@ -166,8 +166,10 @@ def run(preset: str, config: Config, *, reported: str | None = None, note: str =
         began = time.monotonic()
         rows = []
         print(_HEADING, flush=True)
+        own = "" if config.images.classes else config.dataset
+        paper_s = own if reported is None else reported
         for name, accuracy, facts in _rows(config, problem):
-            quoted = BASELINES.get((config.dataset if reported is None else reported, name), {})
+            quoted = BASELINES.get((paper_s, name), {})
             rows.append({"name": name, "accuracy": accuracy, **fields(quoted), **facts})
             print(_line(rows[-1]), flush=True)
         print(f"\n{note}\n" if note else "", end="", flush=True)
@@ -238,10 +240,11 @@ def _sets(config: Config, dataset: Dataset, layout: Layout) -> _Sets:
     of_training = (source, layout)
     first, *others = jax.random.split(keys.real_sets, config.sets + 1)
     seeds = range(config.seed, config.seed + config.k_means_sets)
-    say("looking for k-means centres")
+    resident = not config.images.streamed
+    say("looking for k-means centres" if resident else "drawing sets of images")
     return _Sets(
         [baselines.random_real(key, *of_training) for key in others],
-        [baselines.k_means(*of_training, seed=seed, n_init=config.k_means_starts) for seed in seeds],
+        [baselines.k_means(*of_training, seed=seed, n_init=config.k_means_starts) for seed in seeds if resident],
         baselines.average_image(*of_training),
         lambda score: baselines.optimized_real(first, *of_training, score, candidates=config.candidates),
         [baselines.random_real(key, *of_training) for key in jax.random.split(keys.neighbours, config.sets)],
@@ -250,7 +253,7 @@ def _sets(config: Config, dataset: Dataset, layout: Layout) -> _Sets:
 
 def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
     """Measures every row, in the order of the table."""
-    dataset, network, nets, _ = problem
+    dataset, network, nets, *_ = problem
     layout = Layout(len(dataset.class_names), config.steps, config.epochs[-1], config.images_per_class)
     learned, sets = _learned(config), _sets(config, dataset, layout)
     say("compiling, and training networks on sets of images")
@@ -269,10 +272,14 @@ def _rows(config: Config, problem: Problem) -> Iterator[_Row]:
         yield "no adaptation", as_it_is(nets.test), {}
     for name, accuracies, facts in _trained(config, dataset, sets, nets, score, learned):
         yield name, mean_and_std(accuracies), facts
-    yield from _neighbours(config, dataset, sets)
+    if not config.images.streamed:  # neighbours of 150,000 numbers, and centres, are of no use, and slow
+        yield from _neighbours(config, dataset, sets)
     if config.full is not None:
-        full = load_bank(config.full / "held_out", network, dataset.image_shape)
-        yield "full training", as_it_is((jax.random.split(jax.random.key(0), len(full.accuracy)), full.weights)), {}
+        part = next(config.full / part for part in ("held_out", "train") if (config.full / part).is_dir())
+        full = load_bank(part, network, dataset.image_shape)
+        held = json.loads((config.full / "config.json").read_text())
+        name = "full fine-tuning" if held.get("bank") else "full training"
+        yield name, as_it_is((jax.random.split(jax.random.key(0), len(full.accuracy)), full.weights)), {}
     for path in config.against:
         count = evaluate_experiment.nets_for(path, config.weights.test_nets)
         settings = evaluate_experiment.Config(dataset=config.dataset, nets=count, precision=config.precision)
@@ -322,7 +329,8 @@ def _trained(
         yield tested(f"random real, step sizes of {those.name}", sets.random, those, _epochs_of(those, config))
     optimized = sets.optimized(lambda candidate: float(steady([candidate], sizes, scoring, epochs)[0]))
     for name, some in (("optimized real", optimized), ("k-means", sets.k_means), ("average real", [sets.average])):
-        yield tested(name, some, *chosen_for(some))
+        if some:
+            yield tested(name, some, *chosen_for(some))
 
 
 def _epochs_of(learned: _StepSizes, config: Config) -> int:

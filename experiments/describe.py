@@ -24,6 +24,8 @@ def meta_of(workdir: Path, config: Config, result: Mapping[str, Any], dataset: D
     bank = {} if weights.bank is None else {"bank": path_from(workdir, weights.bank)}
     if weights.bank_size is not None:
         bank |= {"bank_size": weights.bank_size}
+    if weights.head != "loaded":
+        bank |= {"head": weights.head, "head_layers": weights.head_layers}
     if weights.bank is not None:
         bank |= {"validation_nets": weights.validation_nets, "fingerprint": result["config"]["bank"]}
     return {
@@ -109,6 +111,7 @@ def preprocessing_of(setting: Setting, dataset: Dataset) -> dict[str, Any]:
     return {
         "image": {"height": height, "width": width, "channels": channels, "type": "uint8", "range": [0, 255]},
         "resize": None if form.size is None else {"to": form.size, "how": "bicubic, by Pillow, each channel as uint8"},
+        "classes": form.classes or None,
         "channels": None if form.channels is None else {"to": form.channels, "how": _CHANNELS[form.channels]},
         "steps": steps,
         "mean_and_std": "of the training images / 255, without those for validation; each channel its own",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from dd_jax.base import Distilled, Params
 from dd_jax.checks import positive, require, within
@@ -112,7 +112,7 @@ def run(
     check_same_everywhere(settings)  # the data too
     prepared = _prepare(config, settings, problem, attack)
     if config.plan:
-        _compile(config, problem, prepared)
+        _compile(config, prepared)
         return None
     known = reported(experiment, config) if known is None else known
     with claimed(workdir, head | settings) as finished:  # by another process meanwhile, if at all
@@ -128,7 +128,8 @@ class _Prepared(NamedTuple):
     update: Any  # jitted: (state, step, θ₀, training split, which examples of it) -> (state, info)
     state: tuple[OuterState, jax.Array]
     theta_at: Callable[[int], Params]
-    index_at: Callable[[int], np.ndarray | None]  # which real examples; None where the update draws them itself
+    split_at: Callable[[int], Split]  # the real examples that a step takes some of
+    index_at: Callable[[int], np.ndarray | None]  # which of them; None where the update draws them itself
     decode: Callable[[Any], Distilled]  # from what is learned
     inner: Loop
     total: int  # T
@@ -137,7 +138,7 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack: Relabelled) -> _Prepared:
-    dataset, network, nets, _ = problem
+    dataset, network, nets, *_ = problem
     keys = streams(config.seed)
     distilled, earlier = initial_data(keys.noise, config, settings, problem)
     steps, images, total, classes = *distilled.images.shape[:2], len(distilled.step_sizes), len(dataset.class_names)
@@ -161,7 +162,7 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     augment, augment_normalised = augmentation_of(config), real_augmentation_of(config)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=augment)
     batch_of = batch_maker(dataset, augment=augment)
-    index_at = _index_at(config, keys.epochs, dataset.train.labels.shape[0], before)
+    split_at, index_at = _examples_at(config, problem, keys.epochs, before, everywhere(mesh))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, step, theta, split, index):
@@ -182,7 +183,32 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     def theta_at(step):
         return spread(nets.training(before + step), dealt) if known is None else known
 
-    return _Prepared(update, state, theta_at, index_at, learned.decode, inner, total, earlier, mesh)
+    return _Prepared(update, state, theta_at, split_at, index_at, learned.decode, inner, total, earlier, mesh)
+
+
+def _examples_at(
+    config: Config, problem: Problem, key: jax.Array, before: int, whole: NamedSharding
+) -> tuple[Callable[[int], Split], Callable[[int], np.ndarray | None]]:
+    """The real examples of steps 1, 2, …, and which of them each takes: all of them, where they are streamed."""
+    train = problem.dataset.train
+    examples = train.labels.shape[0]
+    index_at = _index_at(config, key, examples, before)
+    if problem.originals is None:
+        resident = functools.cache(lambda: spread(train, whole))
+        return lambda step: resident(), index_at
+    from dd_jax.data.streamed.ahead import batches_ahead, drawn_index
+
+    require(not config.augment, "augment", config.augment, "it without images.streamed, which crops and flips already")
+    numbers_at = drawn_index(examples, config.batch_size, config.seed)  # by the number of the step, of all runs
+    if config.batches == "epochs":
+        numbers_at = epoch_order(key, examples, config.batch_size)
+    last, size = before + config.outer.steps, problem.dataset.image_shape[0]
+    batch_at = batches_ahead(problem.originals, lambda step: numbers_at(step - 1), size, config.seed, last=last)
+
+    def split_at(step: int) -> Split:
+        return spread(Split(*batch_at(before + step), train.normalisation), whole)
+
+    return split_at, lambda step: np.arange(len(numbers_at(before + step - 1)), dtype=np.int32)
 
 
 def _index_at(config: Config, key: jax.Array, examples: int, before: int) -> Callable[[int], np.ndarray | None]:
@@ -198,14 +224,13 @@ def _index_at(config: Config, key: jax.Array, examples: int, before: int) -> Cal
     return lambda step: index_at(before + step - 1)
 
 
-def _compile(config: Config, problem: Problem, prepared: _Prepared) -> Callable:
+def _compile(config: Config, prepared: _Prepared) -> Callable:
     """``(state, step) -> (state, info)``, and a line on the memory it needs."""
-    update, first, theta_at, index_at, *_ = prepared
+    update, first, theta_at, split_at, index_at, *_ = prepared
     whole = everywhere(prepared.mesh)
-    train = spread(problem.dataset.train, whole)
 
     def arguments(step: int) -> tuple[Any, ...]:
-        return spread(np.int32(step), whole), theta_at(step), train, spread(index_at(step), whole)
+        return spread(np.int32(step), whole), theta_at(step), split_at(step), spread(index_at(step), whole)
 
     say("compiling the outer step")
     of_first = arguments(1)
@@ -233,7 +258,7 @@ def _distil(
     known: Reported,
 ) -> dict[str, Any]:
     """Runs the outer steps, evaluates, and writes the results; returns the content of result.json."""
-    dataset, network, nets, _ = problem
+    dataset, network, nets, *_ = problem
     after = scorer(dataset, network, at=(prepared.total,), inner=prepared.inner)
     validation, test = (attack.split(s, len(dataset.class_names)) for s in (dataset.validation, dataset.test))
 
@@ -253,7 +278,7 @@ def _distil(
     trained = train(
         workdir,
         prepared.state,
-        _compile(config, problem, prepared),
+        _compile(config, prepared),
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, -(-config.outer.steps // 20)),

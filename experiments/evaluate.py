@@ -9,6 +9,7 @@ and the standard deviation over networks after each number of steps asked for; `
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,8 @@ import jax
 
 from dd_jax.base import Network
 from dd_jax.checks import require
-from dd_jax.data.dataset import Dataset, make_dataset
-from dd_jax.data.readers import content_fingerprint, is_path
+from dd_jax.data.dataset import Dataset
+from dd_jax.data.readers import is_path
 from dd_jax.evaluation import Training, steps_of
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
@@ -26,12 +27,12 @@ from dd_jax.networks import make_network, parse_options
 
 from .command_line import parse, run_as_script
 from .inner import inner_of, loop_of
-from .nets import HeldOut, count_of, nets_of
+from .nets import HeldOut, count_of, nets_of, with_head_layers
 from .precision import products_in
-from .problem import read_images
+from .problem import data_of
 from .say import say
 from .scoring import mean_and_std, relabelled_split, scorer
-from .settings import Images, Precision, Weights
+from .settings import Precision, Setting, Weights, images_of
 from .streams import streams
 
 
@@ -113,13 +114,15 @@ def _evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any
     fraction = config.validation_fraction
     if fraction is None:
         fraction = meta.get("validation_fraction", 1 / 12)
-    raw = read_images(name, Images(**meta.get("images", {})))
-    if config.dataset is None and meta.get("data", data := content_fingerprint(raw)) != data:
+    images = images_of(meta.get("images", {}))
+    of_run = Setting(name, images=dataclasses.replace(images, zca=None), validation_fraction=fraction)
+    dataset, data, _ = data_of(dataclasses.replace(of_run, seed=known.get("seed", 0)))
+    if config.dataset is None and meta.get("data", data) != data:
         raise ValueError(f"dataset: {name} has changed since {path} was made; give --dataset to score on it as it is")
-    dataset = make_dataset(raw, validation_fraction=fraction, seed=known.get("seed", 0))
     _check_fit(path, file, name, dataset)
-    network = _network(config, meta, dataset)
-    held_out, networks = _held_out(path, config, file, network, dataset, seed)
+    network_of = _network_of(config, meta, dataset)
+    network = network_of(len(dataset.class_names))
+    held_out, networks = _held_out(path, config, file, network_of, dataset, seed)
     at = config.at or (0, steps_of(config.training, distilled))
     inner = loop_of(inner_of(meta.get("inner", {})), file.labels)
     score = scorer(dataset, network, config.training, at, inner=inner)
@@ -142,13 +145,13 @@ def _evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any
     }
 
 
-def _network(config: Config, meta: dict[str, Any], dataset: Dataset) -> Network:
-    """The network asked for, or the one that the data were made with."""
+def _network_of(config: Config, meta: dict[str, Any], dataset: Dataset) -> Callable[[int], Network]:
+    """The network asked for, or the one that the data were made with, for a number of classes."""
     if config.network is None and config.network_options:
         raise ValueError(f"network_options: {config.network_options} are not accepted without network; give both")
     name = config.network or meta.get("network", "lenet")
     options = config.network_options if config.network else meta.get("network_options", ())
-    return make_network(name, dataset.image_shape, len(dataset.class_names), options=parse_options(options))
+    return lambda classes: make_network(name, dataset.image_shape, classes, options=parse_options(options))
 
 
 def _folder(path: Path) -> Path:
@@ -187,9 +190,16 @@ def _short(value: Any) -> str:
 
 
 def _held_out(
-    path: Path, config: Config, file: DistilledFile, network: Network, dataset: Dataset, seed: int
+    path: Path,
+    config: Config,
+    file: DistilledFile,
+    network_of: Callable[[int], Network],
+    dataset: Dataset,
+    seed: int,
 ) -> tuple[HeldOut, dict[str, Any]]:
     """The networks to train, and what they are, for the record."""
+    classes = len(dataset.class_names)
+    network = network_of(classes)
     known = file.meta.get("initialisation", {})
     given = (config.network, config.law, config.gain, config.bank)
     if file.initial_weights and all(choice is None for choice in given):
@@ -207,18 +217,22 @@ def _held_out(
         bank = (_folder(path) / known["bank"]).resolve()
         if not (bank / "train").is_dir():
             raise ValueError(f"bank: {bank}, which {path} was made for, is not there; give --bank, where it is now")
+    head = {name: known[name] for name in ("head", "head_layers") if bank and name in known}
     drawn: dict[str, Any] = {} if bank else {"law": config.law or known.get("law", "xavier_normal")}
     if not bank:
         drawn["gain"] = known.get("gain", 1.0) if config.gain is None else config.gain
+    elif head.get("head") == "drawn":
+        drawn = {"law": known["law"], "gain": known["gain"]}
     weights = Weights(
         **drawn,
+        **head,
         bank=bank,
         bank_size=(config.bank_size if config.bank else known.get("bank_size")) if bank else None,
         nets=1,
         test_nets=count,
         validation_nets=count if validating and bank is None else known.get("validation_nets", 10),
     )
-    nets = nets_of(weights, network, dataset.image_shape, seed)
+    nets = nets_of(with_head_layers(weights, network_of, classes), network, dataset.image_shape, seed)
     if config.bank is None and bank is not None and known.get("fingerprint", nets.fingerprint) != nets.fingerprint:
         raise ValueError(f"bank: {bank} has changed since {path} was made; give --bank to use it as it is")
     source = {"bank": str(bank), "fingerprint": nets.fingerprint} if bank else drawn

@@ -17,7 +17,7 @@ from dd_jax.files.distilled_file import load_distilled
 from .inner import inner_of
 from .problem import Problem
 from .recipe import Config
-from .settings import Images
+from .settings import images_of
 
 Budget = dict[str, float]  # outer_steps and wall_seconds
 
@@ -75,7 +75,7 @@ def _of_finished_run(
     compared += [("weights.known", *(s["weights"].get("known", 1) for s in (held, settings)))]
     compared += [("network_options", *(list(s.get("network_options", ())) for s in (held, settings)))]
     compared += [("inner", _loop(held), _loop(settings))]
-    compared += [("images", *(dataclasses.asdict(Images(**s.get("images", {}))) for s in (held, settings)))]
+    compared += [("images", *(images_of(s.get("images", {})) for s in (held, settings)))]
     for name, there, here in compared:
         if there != here:
             raise ValueError(f"distilled.first: {run} has {name} {there}, and this run {here}; they must be the same")

@@ -1,5 +1,6 @@
 """The networks that settings name: disjoint ones for training, validation and test, or known ones for all three."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 from dd_jax.base import Network, Params
 from dd_jax.checks import require, within
 from dd_jax.weights.bank import Bank, bank_sampler, fingerprint, load_bank
+from dd_jax.weights.head import Fresh, bias_one, names_of_head
 from dd_jax.weights.laws import initial_weights
 
 from .settings import Weights
@@ -36,13 +38,13 @@ class Nets(NamedTuple):
 
 
 def nets_of(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
-    """The networks that settings name.
+    """The networks that settings name. A new last layer is named in them (see :func:`with_head_layers`).
 
     Raises:
       ValueError: settings out of range or without effect, or a bank that is missing, does not fit the network, or has
         too few networks.
     """
-    _check_weights(weights)
+    check_weights(weights)
     if weights.bank is not None:
         return _of_bank(weights, network, image_shape, seed)
     with within("weights"):
@@ -73,7 +75,7 @@ def _known(thetas: Params, seed: int) -> Nets:
 
 
 def _of_bank(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> Nets:
-    trained, *others = banks = _banks(weights, network, image_shape)
+    trained, *others = banks = banks_of(weights, network, image_shape, seed)
     if weights.nets is None:
         return _known(jax.tree.map(jnp.asarray, trained.weights), seed)._replace(fingerprint=fingerprint(*banks))
     held_out, count = others[0], len(trained.accuracy)
@@ -89,20 +91,53 @@ def _of_bank(weights: Weights, network: Network, image_shape: tuple[int, int, in
     return Nets(draw, True, None, part_of(everyone, slice(first)), test, fingerprint(*banks))
 
 
-def _banks(weights: Weights, network: Network, image_shape: tuple[int, int, int]) -> list[Bank]:
-    """Of networks to train on and held-out ones; or of the known networks, the first of those to train on."""
+def with_head_layers(weights: Weights, network_of: Callable[[int], Network], classes: int) -> Weights:
+    """The same settings, with the weights of a new last layer by name where there is to be one.
+
+    Args:
+      weights: the settings.
+      network_of: the network for a number of classes.
+      classes: C.
+
+    Raises:
+      ValueError: the network has no weights that depend on the number of classes.
+    """
+    if weights.head == "loaded" or weights.head_layers:
+        return weights
+    with within("weights"):
+        return dataclasses.replace(weights, head_layers=names_of_head(network_of, classes))
+
+
+def bank_of(weights: Weights, part: str, network: Network, image_shape: tuple[int, int, int], seed: int) -> Bank:
+    """One part of the bank that settings name, ``train`` or ``held_out``, with its new last layer if it is to have one.
+
+    Raises:
+      ValueError: as :func:`dd_jax.weights.bank.load_bank`, or patterns that match no weights.
+    """
     assert weights.bank is not None
-    side = weights.bank_size
+    side, fresh = weights.bank_size, None
     shape = image_shape if side is None else (side, side, image_shape[2])
-    trained = load_bank(weights.bank / "train", network, shape)
+    with within("weights"):
+        if weights.head != "loaded":
+            zeros = weights.head == "zeros"
+            draw = bias_one(network) if zeros else initial_weights(network, weights.law, weights.gain)
+            key = jax.random.fold_in(streams(seed).head, part == "held_out")
+            fresh = Fresh(weights.head_layers, draw, key)
+    return load_bank(weights.bank / part, network, shape, fresh=fresh)
+
+
+def banks_of(weights: Weights, network: Network, image_shape: tuple[int, int, int], seed: int) -> list[Bank]:
+    """Of networks to train on and held-out ones; or of the known networks, the first of those to train on."""
+    trained = bank_of(weights, "train", network, image_shape, seed)
     if weights.nets is None:
         size = len(trained.accuracy)
         require(weights.known <= size, "weights.known", weights.known, f"1 … {size}, the networks of the bank")
         return [jax.tree.map(lambda leaf: leaf[: weights.known], trained)]
-    return [trained, load_bank(weights.bank / "held_out", network, shape)]
+    return [trained, bank_of(weights, "held_out", network, image_shape, seed)]
 
 
-def _check_weights(weights: Weights) -> None:
+def check_weights(weights: Weights) -> None:
+    """Refuses, with ``ValueError``, settings that are out of range or without effect, or a bank that is not there."""
     for name in ("nets", "known", "test_nets", "validation_nets", "bank_size"):
         count = getattr(weights, name)
         require(count is None or count >= 1, f"weights.{name}", count, "1 or more")
@@ -115,9 +150,13 @@ def _check_weights(weights: Weights) -> None:
         require(train.is_dir(), "weights.bank", weights.bank, accepted)
     if weights.bank_size is not None and weights.bank is None:
         raise ValueError(f"weights.bank_size: {weights.bank_size} has no effect without weights.bank; leave it out")
+    if weights.head != "loaded" and weights.bank is None:
+        raise ValueError(f"weights.head: {weights.head} has no effect without weights.bank; leave it out")
+    if weights.head_layers and weights.head == "loaded":
+        raise ValueError(f"weights.head_layers: {weights.head_layers} have no effect without weights.head; give both")
     if weights.jitter and (weights.bank is None or weights.nets is None):
         raise ValueError(f"weights.jitter: {weights.jitter} is not accepted without weights.bank and weights.nets")
-    for name in ("law", "gain") if weights.bank is not None else ():
+    for name in ("law", "gain") if weights.bank is not None and weights.head != "drawn" else ():
         value, default = getattr(weights, name), getattr(Weights(), name)
         if value != default:
             raise ValueError(f"weights.{name}: {value} has no effect with weights.bank; use {default} there")

@@ -1,18 +1,25 @@
 """What settings name, assembled: the data, the network and p(θ₀)."""
 
 import json
-from typing import NamedTuple
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dd_jax.base import Network
-from dd_jax.checks import require
+from dd_jax.checks import require, within
 from dd_jax.data.dataset import Dataset, make_dataset
-from dd_jax.data.readers import RawData, content_fingerprint, read
+from dd_jax.data.readers import RawData, content_fingerprint, of_classes, read
 from dd_jax.networks import make_network, parse_options
 from dd_jax.weights.bank import fingerprint
 
-from .nets import Nets, _banks, _check_weights, nets_of
+from .nets import Nets, banks_of, check_weights, nets_of, with_head_layers
 from .say import say
 from .settings import Images, Setting
+
+if TYPE_CHECKING:
+    from dd_jax.data.streamed.originals import Originals
+
+log = logging.getLogger(__name__)
 
 
 class Problem(NamedTuple):
@@ -22,12 +29,68 @@ class Problem(NamedTuple):
     network: Network
     nets: Nets
     identity: dict[str, str]  # see :func:`identity`
+    originals: "Originals | None" = None  # of the training split, where its images are streamed
 
 
 def read_images(dataset: str, images: Images) -> RawData:
-    """Reads labelled images and brings them to their form."""
+    """Reads labelled images, brings them to their form, and keeps the classes asked for."""
     say(f"reading {dataset}")
-    return read(dataset, images.size, images.channels)
+    raw = read(dataset, images.size, images.channels)
+    if not images.classes:
+        return raw
+    with within("images"):
+        return of_classes(raw, images.classes)
+
+
+class OfImages(Protocol):
+    """What settings say of the real images and of the split that is held out of them."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def images(self) -> Images: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def validation_fraction(self) -> float: ...
+
+
+class Data(NamedTuple):
+    """The real images that settings name."""
+
+    dataset: Dataset
+    content: str  # a text that tells them by their content
+    originals: "Originals | None"  # of the training split, where the images are streamed
+
+
+def data_of(setting: OfImages) -> Data:
+    """Reads the images and splits them; on the device, or mapped into memory where they are streamed.
+
+    Raises:
+      ValueError: settings or data that cannot be used.
+    """
+    images, fraction, seed = setting.images, setting.validation_fraction, setting.seed
+    if not images.streamed:
+        require(images.skip == 0, "images.skip", images.skip, "0 without images.streamed")
+        raw = read_images(setting.dataset, images)
+        dataset = make_dataset(raw, validation_fraction=fraction, seed=seed, zca=images.zca)
+        return Data(dataset, content_fingerprint(raw), None)
+    from dd_jax.data.streamed.dataset import streamed_dataset  # here: the other experiments do without
+    from dd_jax.data.streamed.originals import of_classes as of_some
+    from dd_jax.data.streamed.originals import open_source
+
+    require(images.size is not None, "images.size", None, "a number of pixels, such as 224, with images.streamed")
+    require(images.channels in (None, 3), "images.channels", images.channels, "3 with images.streamed")
+    require(images.zca is None, "images.zca", images.zca, "it without images.streamed")
+    require(images.skip >= 0, "images.skip", images.skip, "0 or more")
+    say(f"opening {setting.dataset}; its pictures are resized once")
+    source = open_source(setting.dataset)
+    if images.classes:
+        with within("images"):
+            source = of_some(source, images.classes)
+    split = {"validation_fraction": fraction, "seed": seed, "skip": images.skip}
+    streamed = streamed_dataset(source, images.size or 0, **split)
+    return Data(streamed.dataset, streamed.content, streamed.originals)
 
 
 def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
@@ -37,15 +100,13 @@ def assemble(setting: Setting, switch_width: float = 0.0) -> Problem:
       ValueError: settings or data that cannot be used.
     """
     _check_setting(setting)
-    raw = read_images(setting.dataset, setting.images)
-    data = content_fingerprint(raw)
-    _check_split(setting, data)
-    fraction, zca = setting.validation_fraction, setting.images.zca
-    dataset = make_dataset(raw, validation_fraction=fraction, seed=setting.seed, zca=zca)
+    dataset, data, originals = data_of(setting)
+    check_split(setting.weights.bank, setting, data)
     classes = len(dataset.class_names)
     network = network_of(setting, dataset.image_shape, classes, switch_width)
-    nets = nets_of(setting.weights, network, dataset.image_shape, setting.seed)
-    return Problem(dataset, network, nets, _identity(data, nets.fingerprint))
+    weights = with_head_layers(setting.weights, lambda c: network_of(setting, dataset.image_shape, c), classes)
+    nets = nets_of(weights, network, dataset.image_shape, setting.seed)
+    return Problem(dataset, network, nets, _identity(data, nets.fingerprint), originals)
 
 
 def network_of(setting: Setting, image_shape: tuple[int, int, int], classes: int, switch_width: float = 0.0) -> Network:
@@ -61,35 +122,56 @@ def network_of(setting: Setting, image_shape: tuple[int, int, int], classes: int
 def _check_setting(setting: Setting) -> None:
     """Refuses what can be refused before reading data."""
     require(setting.seed >= 0, "seed", setting.seed, "0 or more")
-    _check_weights(setting.weights)
+    check_weights(setting.weights)
 
 
 def identity(setting: Setting) -> dict[str, str]:
     """What tells the data of a setting, and its bank if it has one, by their content: :func:`assemble` in brief."""
     _check_setting(setting)
-    raw = read_images(setting.dataset, setting.images)
-    bank, shape = "", raw.images.shape
+    shape, classes, data = _content(setting)
+    bank = ""
     if setting.weights.bank is not None:
-        network = network_of(setting, (shape[1], shape[2], shape[3]), len(raw.class_names))
-        bank = fingerprint(*_banks(setting.weights, network, (shape[1], shape[2], shape[3])))
-    return _identity(content_fingerprint(raw), bank)
+        weights = with_head_layers(setting.weights, lambda c: network_of(setting, shape, c), classes)
+        bank = fingerprint(*banks_of(weights, network_of(setting, shape, classes), shape, setting.seed))
+    return _identity(data, bank)
+
+
+def _content(setting: Setting) -> tuple[tuple[int, int, int], int, str]:
+    """The shape of an image, the number of classes, and the text that tells the content; nothing on the device."""
+    if setting.images.streamed:
+        dataset, data, _ = data_of(setting)
+        return dataset.image_shape, len(dataset.class_names), data
+    raw = read_images(setting.dataset, setting.images)
+    _, height, width, depth = raw.images.shape
+    return (height, width, depth), len(raw.class_names), content_fingerprint(raw)
 
 
 def _identity(data: str, bank: str) -> dict[str, str]:
     return {"data": data, **({"bank": bank} if bank else {})}
 
 
-def _check_split(setting: Setting, data: str) -> None:
-    """Refuses a bank whose networks saw whitened images where these are not, or what is held out for validation."""
-    config = None if setting.weights.bank is None else setting.weights.bank / "config.json"
+def check_split(bank: Path | None, setting: OfImages, data: str) -> None:
+    """Refuses a bank whose networks saw whitened images where these are not, or what is held out for validation.
+
+    Args:
+      bank: its folder, if there is one.
+      setting: what is to be done with it.
+      data: the fingerprint of the images.
+    """
+    config = None if bank is None else bank / "config.json"
     if config is None or not config.is_file():  # where it is not a bank at all, loading it says so
         return
     held = json.loads(config.read_text())
     here, there = setting.images.zca, held.get("images", {}).get("zca")
-    require(here == there, "images.zca", here, f"{there}, as the networks of {setting.weights.bank} were trained")
+    require(here == there, "images.zca", here, f"{there}, as the networks of {bank} were trained")
     if held.get("dataset") != setting.dataset and held.get("data") != data:
+        return
+    known, classes = (tuple(images.get("classes", ())) for images in (held.get("images", {}), vars(setting.images)))
+    if known != classes:  # then the splits differ
+        if not (known and classes and set(known).isdisjoint(classes)):
+            log.warning("weights.bank: the networks of %s have seen some of what is held out for validation here", bank)
         return
     for name in ("seed", "validation_fraction"):
         here, there = getattr(setting, name), held.get(name)
-        accepted = f"{there}, as {setting.weights.bank} has: its networks have seen what another split holds out"
+        accepted = f"{there}, as {bank} has: its networks have seen what another split holds out"
         require(here == there, name, here, accepted)

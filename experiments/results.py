@@ -40,6 +40,7 @@ KEPT: dict[str, dict[str, str]] = {
     "ablations": {"result.json": "result.json"} | {f"{name}.png": f"{name}.png" for name in PICTURES},
     "pretrain": {"result.json": "result.json"},
     "adaptation": _DISTILLED | {"baselines/result.json": "baselines.json"},
+    "transfer": _DISTILLED | {"baselines/result.json": "baselines.json"},
     "attack": _DISTILLED | {"attack.json": "attack.json", "attack.png": "attack.png"},
 }
 OPTIONAL = {"evaluation.json", *(f"{name}.png" for name in PICTURES)}
@@ -224,6 +225,7 @@ def tables_of(records: Collection[Record]) -> str:
     for experiment, title in (
         ("pretrain", "Banks of trained networks:"),
         ("adaptation", f"Adaptation of trained networks to another data set, test accuracy there. {OTHER_COPY}"),
+        ("transfer", "Transfer of a trained network to classes that it has not seen, test accuracy on them:"),
         ("attack", "Poisoning with one gradient step, on the test set:"),
     ):
         heading, row = _ROWS[experiment]
@@ -360,7 +362,7 @@ _BANK = "bank | networks × epochs | time | test accuracy | lowest | held-out ne
 
 def _bank(record: Record) -> tuple[str, ...]:
     result = record.json()
-    config, (train, held_out) = result["config"], (result["test_accuracy"][part] for part in ("train", "held_out"))
+    config, train, held_out = result["config"], *(result["test_accuracy"].get(part) for part in ("train", "held_out"))
     return (
         _link(record),
         f"{config['networks']} × {config['recipe']['epochs']}",
@@ -368,25 +370,46 @@ def _bank(record: Record) -> tuple[str, ...]:
         percent(train),
         f"{100 * train['min']:.2f} %",
         str(config["held_out"]),
-        percent(held_out),
+        "–" if held_out is None else percent(held_out),
     )
 
 
-_COMPARED = ("no adaptation", "random real", "optimized real", "k-means", "average real", "full training")
-_ADAPTED = " | ".join(
-    ("run", "networks", "outer steps × batch", "time", "distilled, measured", "distilled, reported", *_COMPARED)
+_REAL = ("random real", "optimized real", "k-means", "average real")
+_ADAPTED = "run | networks | outer steps × batch | time | distilled, measured | distilled, reported | " + " | ".join(
+    ("no adaptation", *_REAL, "full training")
+)
+_TRANSFERRED = "run | images | outer steps × batch | time | distilled, measured | " + " | ".join(
+    (*_REAL, "full fine-tuning")
 )
 
 
+def _beside(record: Record, *names: str) -> tuple[str, ...]:
+    """The accuracies of the baselines of these names, a dash for one that was not measured."""
+    beside = {row["name"]: row for row in record.json("baselines.json")["rows"]}
+    return tuple(percent(beside[name]["accuracy"]) if name in beside else "–" for name in names)
+
+
+def _transferred(record: Record) -> tuple[str, ...]:
+    result = record.json()
+    shape = result["config"]["distilled"]
+    return (
+        _link(record),
+        f"{shape['images_per_class']} per class × {shape['steps']}",
+        *_budget(result),
+        percent(result["test_accuracy"]["after"], known=_known(result)),
+        *_beside(record, *_REAL, "full fine-tuning"),
+    )
+
+
 def _adapted(record: Record) -> tuple[str, ...]:
-    result, beside = record.json(), {row["name"]: row for row in record.json("baselines.json")["rows"]}
+    result = record.json()
     return (
         _link(record),
         "one, known" if _known(result) else "random",
         *_budget(result),
         percent(result["test_accuracy"]["after"]),
         _after(_quoted(result, ADAPTATION.get(result["preset"]))),
-        *(percent(beside[name]["accuracy"]) if name in beside else "–" for name in _COMPARED),
+        *_beside(record, "no adaptation", *_REAL, "full training"),
     )
 
 
@@ -419,6 +442,7 @@ _ROWS = {
     "seeds": (_SEEDS, _seeds),
     "pretrain": (_BANK, _bank),
     "adaptation": (_ADAPTED, _adapted),
+    "transfer": (_TRANSFERRED, _transferred),
     "attack": (_ATTACK, _attack),
 }
 

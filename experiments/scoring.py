@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from dd_jax.base import Distilled, Network
 from dd_jax.data.dataset import Dataset, Split
-from dd_jax.evaluation import Loop, Training, confusion, evaluate, evaluate_nets, right_by_class, steps_of
+from dd_jax.evaluation import Loop, Score, Training, confusion, evaluate, evaluate_nets, right_by_class, steps_of
 from dd_jax.files.figures import spread as some_of
 from dd_jax.files.scored import Scored
 from dd_jax.objectives import classification_loss, relabelling
@@ -45,7 +45,8 @@ def scorer(
 ) -> Callable[[Distilled, HeldOut, Split], Any]:
     """Scores ``[K, len(at)]`` of held-out networks trained on given data: ``(distilled, held_out, split) -> scores``.
 
-    The networks are dealt out over the devices.
+    The networks are dealt out over the devices. Where the images of a split are numpy arrays, they stay on the host,
+    and are sent to the device in parts.
 
     Args:
       dataset: gives the classes.
@@ -70,12 +71,31 @@ def scorer(
         specs = (P(NETS), P(NETS), P(), P())
         return sharded(of_share, len(keys), *specs)(keys, thetas, distilled, split)
 
+    @functools.partial(jax.jit, static_argnames="draw")
+    def trained(distilled, keys, thetas, draw):
+        """The weights after each number of steps: leading axes [K, len(at)]."""
+
+        def of_share(keys, thetas, distilled):
+            steps = at or (0, steps_of(training, distilled))
+            return evaluate_nets(keys, draw or thetas, loss, distilled, training, lambda theta: theta, steps, inner)
+
+        return sharded(of_share, len(keys), P(NETS), P(NETS), P())(keys, thetas, distilled)
+
+    @jax.jit
+    def scores_of_part(thetas, split):
+        def of(theta):
+            return measure(network.apply, theta, split, classes)
+
+        return jax.lax.map(lambda of_net: jax.lax.map(of, of_net), thetas)
+
     def score(distilled, held_out, split):
         keys, nets = held_out
         distilled = jax.device_get(distilled)  # a checkpoint's are tied to one device
-        return (
-            scores(distilled, keys, None, split, nets) if callable(nets) else scores(distilled, keys, nets, split, None)
-        )
+        given = (distilled, keys, None if callable(nets) else nets)
+        draw = nets if callable(nets) else None
+        if not isinstance(split.images, np.ndarray):
+            return scores(*given, split, draw)
+        return added_up(functools.partial(scores_of_part, trained(*given, draw)), split)
 
     return score
 
@@ -129,6 +149,22 @@ def scored_of(tested: np.ndarray, by_step: ArrayLike, steps: Sequence[int], data
         real_images=np.asarray(dataset.train.images[first]),
         real_classes=shown,
     )
+
+
+_PART = 250  # examples of a split on the host that are on the device at a time: as many as are scored at a time
+
+
+def added_up(scores_of: Callable[[Split], Any], split: Split) -> Any:
+    """What a measure is of a split whose images are on the host, from what it is of its parts: means, or counts."""
+    size, total = len(split.labels), None
+    for first in range(0, size, _PART):
+        part = Split(split.images[first : first + _PART], split.labels[first : first + _PART], split.normalisation)
+        scores = scores_of(part)
+        if isinstance(scores, Score):
+            share = len(part.labels) / size
+            scores = jax.tree.map(lambda mean, share=share: share * mean, scores)
+        total = scores if total is None else jax.tree.map(jnp.add, total, scores)
+    return total
 
 
 def mean_and_std(accuracy: ArrayLike) -> dict[str, float | int]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,18 @@ class Images:
     """1 for grey or 3 for colour; as they are if not given."""
     zca: float | None = None
     """ZCA-whiten them with this regularisation, 0.1 in most work; not whitened if not given."""
+    classes: tuple[int, ...] = ()
+    """Only the images of these classes, by number, which are then 0, 1, … in this order; of all if not given."""
+    streamed: bool = False
+    """Keep the images on the host, and make each real batch there of random crops of the pictures, resized to ``size``
+    and mirrored at random: for pictures by folder, or TFDS sets, that do not fit the device."""
+    skip: int = 0
+    """Streamed pictures that may be left out because they cannot be decoded; more are an error."""
+
+
+def images_of(held: Mapping[str, Any]) -> Images:
+    """The setting, as a file holds it."""
+    return Images(**{**held, "classes": tuple(held.get("classes", ()))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +52,12 @@ class Weights:
     bank_size: int | None = None
     """Height and width of the images that the bank was trained on, where those here are of another size. The network
     must have the same weights for both, as LeNet has for 28 and 32 pixels."""
+    head: Literal["loaded", "zeros", "drawn"] = "loaded"
+    """The last layer of a bank's networks. loaded: the bank's own; zeros: a new one of zeros with biases of one, as the
+    paper's for ImageNet's networks; drawn: a new one by the law and gain."""
+    head_layers: tuple[str, ...] = ()
+    """The weights that are new with it, as patterns of their names, such as params/Dense_2/*; if not given, those whose
+    shape depends on the number of classes."""
     nets: int | None = None
     """Networks drawn anew for each outer step, N; if not given, the networks are known from the start."""
     known: int = 1

@@ -20,6 +20,7 @@ class Streams(NamedTuple):
     bases: jax.Array  # the first basis images
     augmented_sets: jax.Array  # crops and flips of the real images that baselines are made of
     epochs: jax.Array  # the order of the real examples, where they are taken without replacement
+    head: jax.Array  # new last layers of trained networks
 
 
 def streams(seed: int) -> Streams:

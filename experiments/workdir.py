@@ -23,8 +23,15 @@ from dd_jax.hosts import everyones, from_first, is_first
 
 from .say import say
 
-LATER = {"precision": "float32"}
-"""Settings that the first files lack, with what they were then."""
+LATER = {
+    "precision": "float32",
+    "images.classes": [],
+    "images.streamed": False,
+    "images.skip": 0,
+    "weights.head": "loaded",
+    "weights.head_layers": [],
+}
+"""Settings that the first files lack, by their dotted names, with what they were then."""
 
 
 @contextlib.contextmanager
@@ -153,8 +160,8 @@ def _check_settings(workdir: Path, settings: Any) -> None:
 def _differences(held: Any, wanted: Any, prefix: str = "", where: tuple[str, str] = ("there", "here")) -> list[str]:
     if isinstance(held, dict) and isinstance(wanted, dict):
         keys = [*held, *(key for key in wanted if key not in held)]
-        held, wanted = ({key: settings.get(key, LATER.get(key)) for key in keys} for settings in (held, wanted))
         names = {key: f"{prefix}.{key}".lstrip(".") for key in keys}
+        held, wanted = ({key: part.get(key, LATER.get(names[key])) for key in keys} for part in (held, wanted))
         return [d for key in keys for d in _differences(held[key], wanted[key], names[key], where)]
     return [] if held == wanted else [f"{prefix} is {held} {where[0]} and {wanted} {where[1]}"]
 

@@ -12,7 +12,7 @@ from dd_jax.data.augment import crop_and_flip, shift
 from dd_jax.data.batches import batch_drawer, batch_maker, epoch_order
 from dd_jax.data.dataset import make_dataset
 from dd_jax.data.normalisation import normalise
-from dd_jax.data.readers import RawData, conform
+from dd_jax.data.readers import RawData, conform, of_classes
 from dd_jax.evaluation import evaluate
 
 RNG = np.random.default_rng(1)
@@ -23,6 +23,23 @@ RAW = RawData(IMAGES, LABELS, IMAGES[:8] // 2, LABELS[:8], ("a", "b", "c", "d"))
 
 def rows(split):
     return {image.tobytes() for image in np.asarray(split.images)}
+
+
+def test_some_classes_are_numbered_anew_and_keep_their_order():
+    validated = RAW._replace(validation_images=IMAGES[40:90], validation_labels=LABELS[40:90])
+    some = of_classes(validated, (2, 0))
+    assert some.class_names == ("c", "a")
+    for role in ("", "test_", "validation_"):
+        images, labels = getattr(validated, f"{role}images"), getattr(validated, f"{role}labels")
+        kept = np.flatnonzero((labels == 2) | (labels == 0))
+        np.testing.assert_array_equal(getattr(some, f"{role}images"), images[kept])
+        np.testing.assert_array_equal(getattr(some, f"{role}labels"), np.where(labels[kept] == 2, 0, 1))
+    assert of_classes(RAW._replace(test_images=None, test_labels=None), (1, 3)).test_labels is None
+    for classes in ((), (1,), (1, 1), (0, 4), (-1, 0)):
+        with pytest.raises(
+            ValueError, match=r"^classes: .* is not accepted; use two or more different numbers of 0 … 3"
+        ):
+            of_classes(RAW, classes)
 
 
 def test_zca_is_fitted_to_the_normalised_training_images_and_serves_every_split():

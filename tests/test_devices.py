@@ -41,6 +41,7 @@ def test_a_program_for_another_backend_is_traced_as_it_suits_that_one():
     with backend.compiling_for("tpu"):
         assert (backend.target(), _methods(), backend.networks_at_a_time()) == ("tpu", ("rows", "lax"), 50)
         assert backend.examples_at_a_time((1024, 28, 28, 1)) == 1024
+        assert backend.examples_at_a_time((1000, 224, 224, 3)) == 256
         inside = str(jax.make_jaxpr(lambda x: backend.for_each_network(jnp.sin, x))(jnp.ones(3)))
     assert backend.examples_at_a_time((1024, 28, 28, 1)) == 128
     outside = str(jax.make_jaxpr(lambda x: backend.for_each_network(jnp.sin, x))(jnp.ones(3)))

@@ -36,6 +36,7 @@ def page():
         ("lenet", (28, 28, 1), ""),
         ("lenet", (32, 32, 3), ""),
         ("alexcifarnet", (32, 32, 3), ""),
+        ("alexnet", (64, 95, 3), "width=2 hidden=8"),
         ("convnet", (13, 10, 3), "width=4 depth=2"),
         ("convnet", (9, 9, 1), "width=8 depth=1 norm=group pooling=max"),
         ("convnet", (8, 8, 1), "width=4 depth=2 norm=layer pooling=none"),

@@ -1,5 +1,6 @@
 """Networks layer by layer, and every way to compute a convolution, against their definitions."""
 
+import math
 from functools import partial
 
 import chex
@@ -45,9 +46,9 @@ def test_lenet_has_the_paper_s_weights(size, depth, weights):
     }  # fmt: skip
 
 
-def reference_convolution(x, layer, padding):
+def reference_convolution(x, layer, padding, stride=1):
     y = jax.lax.conv_general_dilated(
-        x, layer["kernel"], (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, layer["kernel"], (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return y + layer["bias"][None, None, None]
 
@@ -101,6 +102,37 @@ def test_alexcifarnet_computes_its_specification(x64):
         x = np.maximum(x @ p[layer]["kernel"] + p[layer]["bias"][None], 0)
     expected = x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"][None]
     np.testing.assert_allclose(jax.jit(network.apply)(params, images), expected, rtol=1e-9)
+
+
+def reference_bins(x, side):
+    """PyTorch's AdaptiveAvgPool2d, by plain loops over bins."""
+    ends = [[(i * n // side, math.ceil((i + 1) * n / side)) for i in range(side)] for n in x.shape[1:3]]
+    return np.stack([np.stack([x[:, a:b, c:d].mean((1, 2)) for c, d in ends[1]], 1) for a, b in ends[0]], 1)
+
+
+@pytest.mark.parametrize("shape", [(63, 96), (200, 160), (224, 224)])  # of which the last pool makes 1×2, 5×4, 6×6
+def test_alexnet_computes_its_specification(x64, shape):
+    network = make_network("alexnet", (*shape, 3), 7, options={"width": 2, "hidden": 5})
+    like = jax.eval_shape(network.init, jax.random.key(0))["params"]
+    p = jax.tree.map(lambda w: np.random.default_rng(w.size).normal(size=w.shape) / math.sqrt(w.shape[0]), like)
+    x = images = jax.random.normal(jax.random.key(2), (2, *shape, 3))
+    for i, (padding, stride, pools) in enumerate([(2, 4, 1), (2, 1, 1), (1, 1, 0), (1, 1, 0), (1, 1, 1)]):
+        x = np.maximum(reference_convolution(x, p[f"Conv_{i}"], padding, stride), 0)
+        x = reference_pool(x, 3, 2, 0) if pools else x
+    assert x.shape[1:3] == {63: (1, 2), 200: (5, 4), 224: (6, 6)}[shape[0]]
+    x = reference_bins(np.asarray(x), 6).reshape(2, 6 * 6 * 8)
+    for layer in ("Dense_0", "Dense_1"):
+        x = np.maximum(x @ p[layer]["kernel"] + p[layer]["bias"][None], 0)
+    expected = x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"][None]
+    np.testing.assert_allclose(jax.jit(network.apply)({"params": p}, images), expected, rtol=1e-9)
+
+
+def test_alexnet_has_the_published_weights():
+    network = make_network("alexnet", (224, 224, 3), 1000)
+    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)))]
+    assert sum(sizes) == 61_100_840  # as torchvision counts them
+    with pytest.raises(ValueError, match=r"^network: alexnet takes images of at least 63×63 pixels, not 62×99"):
+        make_network("alexnet", (62, 99, 3), 10)
 
 
 def test_convnet_computes_its_specification(x64):
@@ -189,6 +221,7 @@ def test_convolution_pool_relu_is_the_three_one_after_another(
 FAMILY = {  # small members
     "lenet": ((28, 28, 1), {}),
     "alexcifarnet": ((32, 32, 3), {}),
+    "alexnet": ((64, 65, 3), {"width": 2, "hidden": 8}),
     "convnet": ((9, 10, 3), {"width": 8, "depth": 2}),
     "mlp": ((3, 5, 2), {"hidden": (6, 7)}),
     "resnet18": ((6, 7, 3), {"width": 2, "groups": 2}),
@@ -210,7 +243,7 @@ def member(name):
     return make_network(name, shape, 5, options=options), shape
 
 
-@pytest.mark.parametrize("name", marked("resnet18"))
+@pytest.mark.parametrize("name", marked("alexnet", "resnet18"))
 def test_logits_are_of_each_image_alone_also_for_many_networks_at_once(name):
     network, shape = member(name)
     thetas = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), 2))
@@ -239,7 +272,7 @@ def test_every_law_of_weights_applies(name):
     assert len(matrices) > 2 and not any(np.any(matrix) for matrix in matrices)  # all of them are kernels
 
 
-@pytest.mark.parametrize("name", marked("alexcifarnet", "resnet18"))
+@pytest.mark.parametrize("name", marked("alexcifarnet", "alexnet", "resnet18"))
 def test_the_meta_gradient_is_finite_and_reaches_the_images(name):
     network, shape = member(name)
     theta = jax.jit(network.init)(jax.random.key(0))
@@ -270,7 +303,7 @@ def test_winograd_s_rounding_errors_in_float32_are_small():
     assert 0 < np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("name", marked("alexcifarnet", "resnet18", "convnet"))
+@pytest.mark.parametrize("name", marked("alexcifarnet", "alexnet", "resnet18", "convnet"))
 def test_networks_give_the_same_meta_gradient_by_every_method(x64, name):
     shape, options = FAMILY[name]
     rng = np.random.default_rng(0)

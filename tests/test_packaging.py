@@ -81,6 +81,7 @@ NEEDS_ONE = {  # and no module of the algorithm imports these
     *("dd_jax.baselines", "dd_jax.data.pictures", "dd_jax.data.readers.usps", "dd_jax.files.checkpoint"),
     *("dd_jax.files.figures", "dd_jax.files.snapshots", "dd_jax.weights.bank"),
     *(f"dd_jax.files.report.{name}" for name in ("facts", "images", "page", "tiles", "words")),
+    *(f"dd_jax.data.streamed.{name}" for name in ("ahead", "crops", "dataset", "originals")),
 }
 LOADED = """
 import importlib, sys
@@ -132,8 +133,8 @@ def test_the_command_lists_the_experiments_without_importing_them(installed, use
     assert process.returncode == 0, process.stderr
     lines = [line.split(None, 1) for line in process.stdout.splitlines() if line.startswith("  ")]
     assert [name for name, _ in lines] == [
-        "ablations", "adaptation", "attack", "baselines", "cross_arch", "evaluate", "export", "fixed_init", "gallery",
-        "linear_case", "modern", "pretrain", "random_init", "report", "results", "seeds",
+        "ablations", "adaptation", "attack", "baselines", "convert", "cross_arch", "evaluate", "export", "fixed_init",
+        "gallery", "linear_case", "modern", "pretrain", "random_init", "report", "results", "seeds", "transfer",
     ]  # fmt: skip
     assert all(summary.strip() for _, summary in lines)
 

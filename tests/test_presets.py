@@ -16,22 +16,24 @@ from experiments import (
     adaptation,
     attack,
     baselines,
+    convert,
     fixed_init,
     linear_case,
     modern,
     pretrain,
     random_init,
+    transfer,
 )
 from experiments.command_line import command_line
 from experiments.distilled import check_distilled_setting
 from experiments.inner import check_inner
 from experiments.recipe import reported
-from experiments.reported import ADAPTATION, ATTACK, BASELINES, REPORTED
+from experiments.reported import ADAPTATION, ATTACK, BASELINES, REPORTED, TRANSFER
 from experiments.settings import jsonable
 
 
 class Data(NamedTuple):
-    """A data set as it is read; all have ten classes."""
+    """A data set as it is read; all but two have ten classes."""
 
     size: int
     channels: int
@@ -46,12 +48,16 @@ DATA = {
     "usps_28": Data(28, 1, 7438),
     "svhn_cropped": Data(32, 3, 73257),
     "cifar10": Data(32, 3, 50000),
+    "voc/2007": Data(224, 3, 15662),
+    "caltech_birds2011": Data(224, 3, 5994),
 }
 CLASSES = 10
+OTHER_CLASSES = {"voc/2007": 20, "caltech_birds2011": 200}
 MODULES = {
     "fixed_init": fixed_init.PRESETS,
     "random_init": random_init.PRESETS,
     "adaptation": adaptation.PRESETS,
+    "transfer": transfer.PRESETS,
     "attack": attack.PRESETS,
     "baselines": baselines.PRESETS,
     "ablations": ablations.PRESETS,
@@ -62,9 +68,11 @@ MODULES = {
 ALL = [(experiment, preset) for experiment, presets in MODULES.items() for preset in presets]
 WITH_DATA = [(experiment, preset) for experiment, preset in ALL if experiment != "linear_case"]
 DISTILLED = [
-    (e, p) for e, p in ALL if e in ("fixed_init", "random_init", "adaptation", "attack", "ablations", "modern")
+    (e, p)
+    for e, p in ALL
+    if e in ("fixed_init", "random_init", "adaptation", "transfer", "attack", "ablations", "modern")
 ]
-WITH_BANKS = [(e, p) for e, p in ALL if e in ("adaptation", "attack")]
+WITH_BANKS = [(e, p) for e, p in ALL if e in ("adaptation", "transfer", "attack")]
 # What the paper has figures for; its other presets are of other data or other shapes.
 OF_THE_PAPER = {
     "fixed_init": {"mnist", "mnist_long", "mnist_authors", "mnist_100", "mnist_100_authors", "cifar10",
@@ -79,6 +87,10 @@ def of(experiment, preset):
     return config, getattr(config, "base", config)
 
 
+def classes_of(setting):
+    return len(setting.images.classes) or OTHER_CLASSES.get(setting.dataset, CLASSES)
+
+
 def image_shape(setting):
     data = DATA[setting.dataset]
     size = setting.images.size or data.size
@@ -91,11 +103,12 @@ def test_the_network_takes_the_data(experiment, preset):
     assert setting.dataset in DATA
     shape = image_shape(setting)
     options, width = parse_options(setting.network_options), getattr(setting, "switch_width", 0.0)
-    network = make_network(setting.network, shape, CLASSES, switch_width=width, options=options)
+    classes = classes_of(setting)
+    network = make_network(setting.network, shape, classes, switch_width=width, options=options)
     weights = getattr(setting, "weights", setting)  # a bank's law is a setting of its own
     theta = jax.eval_shape(initial_weights(network, weights.law, weights.gain), jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, *shape), "float32")
-    assert jax.eval_shape(network.apply, theta, images).shape == (2, CLASSES)
+    assert jax.eval_shape(network.apply, theta, images).shape == (2, classes)
     assert 0 < setting.validation_fraction < 0.5
 
 
@@ -113,7 +126,8 @@ def test_the_recipe_is_accepted(experiment, preset):
     check_recipe(base.outer, many=base.weights.nets is not None)
     check_distilled_setting(base.distilled)
     total = base.distilled.steps * base.distilled.epochs
-    check_inner(base.inner, total, base.distilled.steps * (base.distilled.images or CLASSES), CLASSES)
+    classes = classes_of(base)
+    check_inner(base.inner, total, base.distilled.steps * (base.distilled.images or classes), classes)
     assert base.batch_size % base.outer.perturbations == 0
     bound = base.outer.max_step_size
     assert bound is None or base.distilled.step_size <= bound
@@ -132,8 +146,9 @@ def test_the_baselines_are_accepted(preset):
 @pytest.mark.parametrize("preset", pretrain.PRESETS)
 def test_the_pretraining_is_accepted(preset):
     config = pretrain.PRESETS[preset]
-    check_pretraining(config.recipe, int(DATA[config.dataset].examples * (1 - config.validation_fraction)))
-    assert min(config.networks, config.held_out, config.group) >= 1
+    examples = DATA[config.dataset].examples * classes_of(config) / CLASSES
+    check_pretraining(config.recipe, int(examples * (1 - config.validation_fraction)))
+    assert min(config.networks, config.held_out or config.networks, config.group) >= 1
 
 
 @pytest.mark.parametrize(
@@ -176,13 +191,17 @@ def test_the_bank_is_one_that_pretrain_makes_for_such_images(experiment, preset)
     for path in (base.weights.bank, getattr(config, "full", None)):
         if path is None:
             continue
+        if path.name == "imagenet_alexnet":  # of experiments.convert
+            assert (convert.Config().network, convert.Config().size) == (base.network, base.images.size)
+            continue
         bank = pretrain.PRESETS[path.name]
         assert path.as_posix() == f"runs/pretrain/{path.name}"
         side, _, channels = image_shape(base)
         side = base.weights.bank_size or side if path == base.weights.bank else side
         assert (bank.network, image_shape(bank)) == (base.network, (side, side, channels))
         assert base.weights.nets is None or base.weights.nets <= bank.networks
-        assert bank.held_out >= 2
+        assert bank.held_out >= 2 or base.weights.nets is None
+        assert set(bank.images.classes).isdisjoint(base.images.classes)
     if experiment == "attack" or config.full is not None:
         of_the_data = pretrain.PRESETS[(base.weights.bank if experiment == "attack" else config.full).name]
         assert (of_the_data.dataset, of_the_data.validation_fraction) == (base.dataset, base.validation_fraction)
@@ -197,7 +216,9 @@ def test_the_paper_s_figures_stand_beside_its_own_presets(experiment):
 def test_the_paper_s_figures_do_not_stand_beside_whitened_images():
     config = fixed_init.PRESETS["mnist"]
     assert reported("fixed_init", config)
-    assert not reported("fixed_init", dataclasses.replace(config, images=dataclasses.replace(config.images, zca=0.1)))
+    for change in ({"zca": 0.1}, {"classes": (0, 1)}):
+        images = dataclasses.replace(config.images, **change)
+        assert not reported("fixed_init", dataclasses.replace(config, images=images))
 
 
 def test_the_paper_s_attack_is_that_of_the_authors_presets():
@@ -227,7 +248,7 @@ def test_the_paper_s_attack_is_that_of_the_authors_presets():
 
 def test_every_figure_of_the_paper_says_whether_it_was_checked():
     """Those that were are marked in the specification: figure 1, and the project page's."""
-    figures = {**REPORTED, **BASELINES, **ADAPTATION, **ATTACK}
+    figures = {**REPORTED, **BASELINES, **ADAPTATION, **TRANSFER, **ATTACK}
     assert {key for key, quoted in figures.items() if quoted["checked"]} == {
         ("fixed_init", "mnist", 1, 3, 1),
         ("fixed_init", "cifar10", 10, 3, 1),
@@ -242,7 +263,8 @@ def test_every_figure_of_the_paper_says_whether_it_was_checked():
 @pytest.mark.parametrize(("experiment", "preset"), DISTILLED)
 def test_the_authors_presets_alone_take_their_batches_without_replacement(experiment, preset):
     _, base = of(experiment, preset)
-    assert base.batches == ("epochs" if preset.endswith("_authors") else "replaced")
+    authors = preset.endswith("_authors") or preset in TRANSFER
+    assert base.batches == ("epochs" if authors else "replaced")
     assert base.batches == "replaced" or base.outer.perturbations == 1  # so that a last batch of any size will do
 
 
@@ -260,4 +282,17 @@ def test_no_figure_of_the_paper_is_without_a_preset():
     assert set(ADAPTATION) == {adaptation.experiment_of_paper(preset) for preset in adaptation.PRESETS}
     random = {preset for preset in ADAPTATION if adaptation.PRESETS[preset].base.weights.nets is not None}
     measured = {config.dataset for config in baselines.PRESETS.values()}
-    assert {of_what for of_what, _ in BASELINES} == random | (measured - {"digits", "fashion_mnist"})
+    assert {of_what for of_what, _ in BASELINES} == random | set(TRANSFER) | (measured - {"digits", "fashion_mnist"})
+
+
+@pytest.mark.parametrize(("preset", "batches"), [("alexnet_voc", 16), ("alexnet_cub", 6)])
+def test_the_largest_setting_is_the_paper_s(preset, batches):
+    base = transfer.PRESETS[preset].base
+    assert set(TRANSFER) == {"alexnet_voc", "alexnet_cub"}
+    outer, distilled = base.outer, base.distilled
+    assert (outer.steps, outer.halve_every, outer.learning_rate) == (200 * batches, 30 * batches, 0.01)
+    assert (outer.b1, outer.b2, outer.clip, outer.perturbations) == (0.5, 0.999, None, 1)
+    assert (distilled.steps, distilled.epochs, distilled.images_per_class) == (1, 3, 1)
+    assert (distilled.first, distilled.noise, distilled.step_size) == ("noise", 1.0, 0.001)
+    assert (base.batch_size, base.switch_width, base.weights.nets, base.weights.head) == (1024, 0, None, "zeros")
+    assert (base.images.size, base.images.streamed) == (224, True)

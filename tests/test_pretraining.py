@@ -44,7 +44,7 @@ def keys(*numbers):
 
 
 def trained(dataset, keys, augment=None, recipe=RECIPE):
-    init, epoch = pretraining(LOSS, draw, dataset, recipe, augment=augment)
+    init, epoch, _ = pretraining(LOSS, draw, dataset, recipe, augment=augment)
     state = init(keys)
     for _ in range(RECIPE.epochs):
         state = jax.jit(epoch)(state, dataset.train)
@@ -234,6 +234,6 @@ def test_streaming_equals_indexing_a_resident_bank(bank):
 
 
 def test_a_loss_of_one_number_is_refused(dataset):
-    init, epoch = pretraining(mean_of(LOSS), draw, dataset, RECIPE)
+    init, epoch, _ = pretraining(mean_of(LOSS), draw, dataset, RECIPE)
     with pytest.raises(ValueError, match=r"^loss: it must return one value per example, shape \(8,\), got shape \(\)"):
         epoch(init(keys(0)), dataset.train)

@@ -1,6 +1,6 @@
 """Data sets on the device: three disjoint splits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ TEST_FRACTION = 0.2  # held out where a source has no test split, always the sam
 class Split(NamedTuple):
     """Labelled images as stored, and how they are normalised: all that it takes to train or to score on them."""
 
-    images: jax.Array  # [N, H, W, D] uint8
-    labels: jax.Array  # [N] int32
+    images: Any  # [N, H, W, D] uint8, on the device; or a numpy array, which stays on the host
+    labels: Any  # [N] int32
     normalisation: Normalisation
 
 
@@ -64,11 +64,11 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
     train, test = (raw.images, raw.labels), (raw.test_images, raw.test_labels)
     validation = (raw.validation_images, raw.validation_labels)
     if raw.test_images is None:
-        train, test = _stratified(*train, TEST_FRACTION, 0, raw.class_names, "testing; give a test split")
+        train, test = stratified(*train, TEST_FRACTION, 0, raw.class_names, "testing; give a test split")
     if raw.validation_images is None:
         use = "validation; take another validation_fraction"
-        train, validation = _stratified(*train, validation_fraction, seed, raw.class_names, use)
-    normalisation = _fitted(train[0], zca)
+        train, validation = stratified(*train, validation_fraction, seed, raw.class_names, use)
+    normalisation = fitted(train[0], zca)
     return Dataset(
         *(Split(jnp.asarray(x), jnp.asarray(y), normalisation) for x, y in (train, validation, test)),
         class_names=raw.class_names,
@@ -76,10 +76,13 @@ def make_dataset(raw: RawData, *, validation_fraction: float = 0.1, seed: int = 
     )
 
 
-def _fitted(images: np.ndarray, zca: float | None) -> Normalisation:
+def fitted(images: np.ndarray, zca: float | None) -> Normalisation:
     """The normalisation of uint8 training images ``[N, H, W, D]``."""
-    # In float64 sums over uint8, without a float copy of the whole set.
-    channels = [np.bincount(images[..., d].ravel(), minlength=256) for d in range(images.shape[-1])]
+    # In float64 sums over uint8, without a copy of the whole set of another type.
+    channels = np.zeros((images.shape[-1], 256), int)
+    for first in range(0, len(images), 1024):
+        some = images[first : first + 1024]
+        channels += [np.bincount(some[..., d].ravel(), minlength=256) for d in range(some.shape[-1])]
     levels = np.arange(256) / 255
     mean = np.array([np.average(levels, weights=c) for c in channels])
     std = np.array([np.sqrt(np.average((levels - m) ** 2, weights=c)) for c, m in zip(channels, mean, strict=True)])
@@ -91,7 +94,7 @@ def _fitted(images: np.ndarray, zca: float | None) -> Normalisation:
     return normalisation._replace(whitening=fit_zca(np.asarray(normalise(jnp.asarray(images), normalisation)), zca))
 
 
-def _stratified(images, labels, fraction, seed, names, use):
+def stratified(images, labels, fraction, seed, names, use):
     """Splits a share off, with examples of every class on both sides."""
     from sklearn.model_selection import train_test_split  # here: slow to import, and the algorithm does without
 

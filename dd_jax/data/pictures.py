@@ -1,6 +1,8 @@
 """Picture files of any format as arrays of uint8."""
 
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,16 +24,29 @@ def read_picture(path: Path) -> np.ndarray:
     """
     try:
         # Not by its path: then Pillow 13 maps uncompressed TIFFs into memory, and turns those wrongly.
-        with path.open("rb") as file, Image.open(file) as image:
-            levels = _levels(image)
-            stored_grey = "LA;16B" in _stored(image)  # Pillow has no such mode, and opens it as RGBA
-            upright = ImageOps.exif_transpose(image)
-        if levels is not None:
-            return _from_levels(np.asarray(upright), *levels)
-        return shown(upright)[..., : 1 if stored_grey else None]
+        with path.open("rb") as file:
+            return _picture_in(file)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         remedy = "save it anew as an 8-bit PNG, or remove it"
         raise ValueError(f"dataset: {path} cannot be read as an image ({first_line(error)}); {remedy}") from error
+
+
+def decoded(content: bytes, name: str) -> np.ndarray:
+    """A picture from the content of its file, as :func:`read_picture`; ``name`` is for messages."""
+    try:
+        return _picture_in(io.BytesIO(content))
+    except Exception as error:
+        raise ValueError(f"dataset: {name} cannot be read as an image ({first_line(error)})") from error
+
+
+def _picture_in(file: BinaryIO) -> np.ndarray:
+    with Image.open(file) as image:
+        levels = _levels(image)
+        stored_grey = "LA;16B" in _stored(image)  # Pillow has no such mode, and opens it as RGBA
+        upright = ImageOps.exif_transpose(image)
+    if levels is not None:
+        return _from_levels(np.asarray(upright), *levels)
+    return shown(upright)[..., : 1 if stored_grey else None]
 
 
 def shown(image: Image.Image) -> np.ndarray:

@@ -61,6 +61,11 @@ def avg_pool(window: int, stride: int) -> Layer:
     return {"kind": "avg_pool", **_window(window, stride, 0)}
 
 
+def adaptive_avg_pool(side: int) -> Layer:
+    """Means over ``side`` × ``side`` bins of nearly equal size (see :func:`dd_jax.networks.alexnet.mean_of_bins`)."""
+    return {"kind": "adaptive_avg_pool", "size": [side, side]}
+
+
 def mean_pixel() -> Layer:
     """The mean over height and width."""
     return {"kind": "mean_pixel"}

@@ -15,6 +15,7 @@ from dd_jax.base import Network
 from dd_jax.files.atomic import first_line
 from dd_jax.imports import FORM, imported
 from dd_jax.networks.alexcifarnet import alexcifarnet, describe_alexcifarnet
+from dd_jax.networks.alexnet import alexnet, describe_alexnet
 from dd_jax.networks.convnet import convnet, describe_convnet
 from dd_jax.networks.convolution import METHODS, Method
 from dd_jax.networks.description import Layer
@@ -26,11 +27,12 @@ from dd_jax.networks.resnet import describe_resnet18, resnet18
 from dd_jax.networks.surrogates import surrogates
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    make.__name__: make for make in (lenet, alexcifarnet, convnet, mlp, resnet18)
+    make.__name__: make for make in (lenet, alexcifarnet, alexnet, convnet, mlp, resnet18)
 }
 _DESCRIPTIONS: dict[str, Callable[..., list[Layer]]] = {
     "lenet": describe_lenet,
     "alexcifarnet": describe_alexcifarnet,
+    "alexnet": describe_alexnet,
     "convnet": describe_convnet,
     "mlp": describe_mlp,
     "resnet18": describe_resnet18,

@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from dd_jax.base import Network, Params
 from dd_jax.files.atomic import first_line, set_aside, whole_or_absent
 from dd_jax.files.trees import named_leaves, restructured
+from dd_jax.weights.head import Fresh, renewed
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Bank(NamedTuple):
     """K networks in host memory, however little the device holds."""
 
     weights: Params  # numpy leaves with a leading axis K
-    accuracy: np.ndarray  # [K], as fractions, on the test split of the data they were trained on
+    accuracy: np.ndarray  # [K], as fractions, on the test split of the data they were trained on; NaN if unknown
 
 
 def save_shard(folder: Path, first: int, image_shape: tuple[int, int, int], shard: Bank) -> None:
@@ -50,7 +51,7 @@ def save_shard(folder: Path, first: int, image_shape: tuple[int, int, int], shar
         ocp.save(str(path.absolute()), jax.tree.map(np.asarray, content))
 
 
-def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> Bank:
+def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int], *, fresh: Fresh | None = None) -> Bank:
     """Reads a bank into host memory, without its damaged shards, which are named in the log.
 
     Args:
@@ -58,24 +59,30 @@ def load_bank(folder: Path, network: Network, image_shape: tuple[int, int, int])
       network: the pair that the weights must fit.
       image_shape: (H, W, D) of the images that they were trained on. The network may be one for images of another
         size, if its weights have the same shapes.
+      fresh: weights that are not loaded but new, such as those of a last layer for other classes.
 
     Raises:
       ValueError: no bank there, or one of another network or shape of images.
       OSError: there are shards, and none of them can be read.
     """
-    shards = list(read_shards(folder, network, image_shape).values())
+    shards = list(read_shards(folder, network, image_shape, fresh=fresh).values())
     if not shards:
         raise ValueError(f"bank: {folder.absolute()} holds no networks; use a folder that does")
     return Bank(*jax.tree.map(lambda *parts: np.concatenate(parts), *shards))
 
 
 def read_shards(
-    folder: Path, network: Network, image_shape: tuple[int, int, int], *, set_damaged_aside: bool = False
+    folder: Path,
+    network: Network,
+    image_shape: tuple[int, int, int],
+    *,
+    set_damaged_aside: bool = False,
+    fresh: Fresh | None = None,
 ) -> dict[range, Bank]:
     """The readable shards of a bank, by the numbers of their networks; otherwise as :func:`load_bank`.
 
     Args:
-      folder, network, image_shape: as there.
+      folder, network, image_shape, fresh: as there.
       set_damaged_aside: rename a damaged shard, so that its place is free for a new one. Nothing is ever deleted.
     """
     like, shards, damaged = jax.eval_shape(network.init, jax.random.key(0)), {}, {}
@@ -90,9 +97,10 @@ def read_shards(
         held_shape = tuple(int(n) for n in content["image_shape"])
         if held_shape != image_shape:
             raise ValueError(f"bank: {folder} is of networks for images of {held_shape}, not {image_shape}")
-        named = named_leaves(content["weights"])
-        weights = restructured(named, like, f"bank: the networks of {folder} do", many=True)
         numbers = range(*map(int, path.name.split("-")))
+        named = named_leaves(content["weights"])
+        named = named if fresh is None else renewed(named, fresh, numbers)
+        weights = restructured(named, like, f"bank: the networks of {folder} do", many=True)
         if any(i in held for held in shards for i in numbers):
             log.warning("bank: %s repeats networks of another shard; going on without it", path)
             continue

@@ -63,10 +63,15 @@ class Training(NamedTuple):
 
 
 class Pretraining(NamedTuple):
-    """``init(keys [K]) -> training`` and ``epoch(training, split) -> training`` of K networks; both pure."""
+    """``init(keys [K]) -> training`` and ``epoch(training, split) -> training`` of K networks; both pure.
 
-    init: Callable[[jax.Array], Training]
+    ``init(keys, thetas)`` begins from these weights, each leaf with a leading axis K, in place of drawn ones.
+    """
+
+    init: Callable[..., Training]
     epoch: Callable[[Training, Split], Training]
+    batch: Callable[[Training, Split], Training]
+    """One step on all examples of a split, for real batches that are made elsewhere. It does not count epochs."""
 
 
 def pretraining(
@@ -103,9 +108,15 @@ def pretraining(
     rate = optax.exponential_decay(recipe.learning_rate, recipe.halve_every * steps, 0.5, staircase=True)
     optimizer = optax.adam(rate, recipe.b1, recipe.b2)
 
-    def begin(key):
-        theta = draw(jax.random.fold_in(key, 0))
+    def begin(key, theta=None):
+        theta = draw(jax.random.fold_in(key, 0)) if theta is None else theta
         return Training(key, jnp.zeros((), jnp.int32), theta, optimizer.init(theta))
+
+    def moved(theta, optimizer_state, batch: Split):
+        images, labels = normalise(batch.images, batch.normalisation), jax.nn.one_hot(batch.labels, classes)
+        gradient = jax.grad(mean_of(loss))(theta, images, labels)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
+        return optax.apply_updates(theta, updates), optimizer_state
 
     def epoch(training: Training, split: Split) -> Training:
         order_key, augment_key = jax.random.split(jax.random.fold_in(training.key, 1 + training.epoch))
@@ -118,10 +129,7 @@ def pretraining(
             images, labels, normalisation = take(split, index)
             if augment is not None:
                 images = augment(jax.random.fold_in(augment_key, number), images)
-            images, labels = normalise(images, normalisation), jax.nn.one_hot(labels, classes)
-            gradient = jax.grad(mean_of(loss))(theta, images, labels)
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, theta)
-            return (optax.apply_updates(theta, updates), optimizer_state), None
+            return moved(theta, optimizer_state, Split(images, labels, normalisation)), None
 
         numbered = (jnp.arange(batches), whole.reshape(batches, recipe.batch_size))
         state, _ = jax.lax.scan(step, (training.theta, training.optimizer), numbered)
@@ -132,10 +140,19 @@ def pretraining(
     def epoch_of_share(training: Training, split: Split) -> Training:
         return backend.for_each_network(lambda one: epoch(one, split), training)
 
-    def init(keys: jax.Array) -> Training:
-        return sharded(jax.vmap(begin), len(keys), P(NETS))(keys)
+    def init(keys: jax.Array, *thetas: Params) -> Training:
+        return sharded(jax.vmap(begin), len(keys), P(NETS), *(P(NETS) for _ in thetas))(keys, *thetas)
 
     def epoch_of_all(training: Training, split: Split) -> Training:
         return sharded(epoch_of_share, len(training.epoch), P(NETS), P())(training, split)
 
-    return Pretraining(init, epoch_of_all)
+    def batch_of_share(training: Training, split: Split) -> Training:
+        def of(one: Training) -> Training:
+            return Training(one.key, one.epoch, *moved(one.theta, one.optimizer, split))
+
+        return backend.for_each_network(of, training)
+
+    def batch_of_all(training: Training, split: Split) -> Training:
+        return sharded(batch_of_share, len(training.epoch), P(NETS), P())(training, split)
+
+    return Pretraining(init, epoch_of_all, batch_of_all)

@@ -9,7 +9,7 @@ from dd_jax.data.readers.folder import read_folder
 from dd_jax.data.readers.function import read_function
 from dd_jax.data.readers.idx import read_idx
 from dd_jax.data.readers.npz import read_npz
-from dd_jax.data.readers.raw import RawData, checked, conform, content_fingerprint
+from dd_jax.data.readers.raw import RawData, checked, conform, content_fingerprint, of_classes
 from dd_jax.data.readers.sources import READERS, Reader, is_path, read
 from dd_jax.data.readers.tfds import read_tfds
 from dd_jax.data.readers.usps_28 import read_usps_28
@@ -23,6 +23,7 @@ __all__ = [
     "content_fingerprint",
     "from_fields",
     "is_path",
+    "of_classes",
     "read",
     "read_digits",
     "read_folder",

@@ -34,13 +34,30 @@ def read_folder(folder: Path, size: int | None = None, channels: int | None = No
       ValueError: images of several sizes or channels, or one that cannot be read; a class without images; splits that
         have other classes or names.
     """
+    from dd_jax.data.pictures import read_picture  # here: the algorithm imports this module, and does without Pillow
+
+    def arrays(paths: list[Path], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return stack(((str(path), read_picture(path)) for path in paths), len(labels), size, channels), labels
+
     try:
-        splits = _split_folders(folder)
-        names = tuple(child.name for child in _folders(splits["train"]))
-        held = {role: _read_classes(path, names, size, channels) for role, path in splits.items()}
+        splits, names = pictures_of_classes(folder)
+        held = {role: arrays(*found) for role, found in splits.items()}
     except OSError as error:
         raise ValueError(f"dataset: {folder} cannot be read ({first_line(error)})") from error
+    except ImagesDiffer as error:
+        raise ValueError(f"dataset: {error}") from error
     return checked(str(folder), held, names)
+
+
+def pictures_of_classes(folder: Path) -> tuple[dict[str, tuple[list[Path], np.ndarray]], tuple[str, ...]]:
+    """The pictures of each split of a folder, their labels, ``[N]`` int32, and the names of the classes.
+
+    Raises:
+      ValueError: a class without pictures; splits that have other classes or names.
+    """
+    splits = _split_folders(folder)
+    names = tuple(child.name for child in _folders(splits["train"]))
+    return {role: _in_classes(path, names) for role, path in splits.items()}, names
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -82,12 +99,8 @@ def _pictures(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield child
 
 
-def _read_classes(
-    folder: Path, names: tuple[str, ...], size: int | None, channels: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of the classes in a folder, which are to have these names."""
-    from dd_jax.data.pictures import read_picture  # here: the algorithm imports this module, and does without Pillow
-
+def _in_classes(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
+    """Pictures and labels of the classes in a folder, which are to have these names."""
     here = {child.name for child in _folders(folder)}
     if here != set(names):
         extra, missing = sorted(here - set(names)), sorted(set(names) - here)
@@ -100,9 +113,5 @@ def _read_classes(
         if not paths:
             accepted = ", ".join(IMAGE_SUFFIXES)
             raise ValueError(f"dataset: {folder / name} holds no images; accepted are {accepted}, or remove the folder")
-    labels = np.repeat(np.arange(len(names)), [len(paths) for paths in found])
-    images = ((str(path), read_picture(path)) for paths in found for path in paths)
-    try:
-        return stack(images, len(labels), size, channels), labels
-    except ImagesDiffer as error:
-        raise ValueError(f"dataset: {error}") from error
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(paths) for paths in found])
+    return [path for paths in found for path in paths], labels

@@ -1,11 +1,12 @@
 """Labelled images as every reader returns them: checked, told apart by content, brought to one form."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dd_jax.checks import require
 from dd_jax.data.forms import check_form, form_advice, formed
 from dd_jax.files.atomic import first_line
 
@@ -39,6 +40,32 @@ def conform(raw: RawData, size: int | None = None, channels: int | None = None) 
     fields = ("images", "test_images", "validation_images")
     held = {field: getattr(raw, field) for field in fields if getattr(raw, field) is not None}
     return raw._replace(**{field: formed(images, size, channels) for field, images in held.items()})
+
+
+def of_classes(raw: RawData, classes: Sequence[int]) -> RawData:
+    """The examples of some classes, which are numbered anew in the order given. The examples keep their order.
+
+    Raises:
+      ValueError: fewer than two classes, one that is given twice, or one that there is not.
+    """
+    new = numbers_of(classes, len(raw.class_names))
+    fields = {"class_names": tuple(raw.class_names[c] for c in classes)}
+    for role in ("", "test_", "validation_"):
+        images, labels = getattr(raw, f"{role}images"), getattr(raw, f"{role}labels")
+        if labels is not None:
+            kept = new[labels] >= 0
+            fields |= {f"{role}images": images[kept], f"{role}labels": new[labels[kept]]}
+    return raw._replace(**fields)
+
+
+def numbers_of(classes: Sequence[int], count: int) -> np.ndarray:
+    """The new number of each of ``count`` classes where some are kept, −1 where not, ``[count]``; see above."""
+    accepted = f"two or more different numbers of 0 … {count - 1}, or none for all"
+    fits = len(set(classes)) == len(classes) >= 2 and all(0 <= c < count for c in classes)
+    require(fits, "classes", list(classes), accepted)
+    new = np.full(count, -1, np.int32)
+    new[list(classes)] = np.arange(len(classes))
+    return new
 
 
 def content_fingerprint(raw: RawData) -> str:

@@ -32,7 +32,7 @@ def read_tfds(name: str, size: int | None = None, channels: int | None = None) -
     Raises:
       ValueError: an unknown name, a set that is not prepared and cannot be, or one without images and labels.
     """
-    builder, advice = _prepared(name)
+    builder, advice = prepared(name)
     features, splits = builder.info.features, builder.info.splits
     if features is None or not {"image", "label"} <= set(features):
         raise ValueError(f"dataset: TFDS set {name!r} has no features 'image' and 'label'; {advice}")
@@ -56,7 +56,7 @@ def read_tfds(name: str, size: int | None = None, channels: int | None = None) -
     return checked(name, held, getattr(features["label"], "names", None))
 
 
-def _prepared(name: str) -> tuple[Any, str]:
+def prepared(name: str) -> tuple[Any, str]:
     """The builder of a TFDS set, prepared if it was not, and what to do where the set cannot be used."""
     import tensorflow_datasets as tfds  # here: slow to import, and only this reader wants it
 
@@ -104,10 +104,14 @@ def _decode(role: str, source, size: int | None, channels: int | None) -> list[t
     return [(f"{role}_images", stacked), (f"{role}_labels", np.array(labels))]
 
 
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$XDG_CACHE_HOME/dd_jax``, or ``~/.cache/dd_jax``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dd_jax"
+
+
 def _cache_path(builder, *held: Any) -> Path:
     """A file named for the set, for the size and time of each of its files, and for what of it is held."""
     root = Path(builder.data_path)
     stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(root.iterdir()) if f.is_file()]
     digest = hashlib.sha256(repr((str(root), stamps, held)).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dd_jax"
-    return cache / f"{builder.info.full_name.replace('/', '-')}-{digest}.npz"
+    return cache_folder() / f"{builder.info.full_name.replace('/', '-')}-{digest}.npz"
