@@ -317,7 +317,7 @@ def _tested(
 
     Both are of the same answers. The accuracy after each step is on the validation split.
     """
-    dataset, network, nets, _ = problem
+    dataset, network, nets, *_ = problem
     counts = scorer(dataset, network, measure=counts_for(dataset), inner=prepared.inner)
     tested, steps = np.asarray(counts(distilled, nets.test, test)), some_steps(prepared.total)
     by_step = scorer(dataset, network, at=steps, inner=prepared.inner)(distilled, nets.validation, validation).accuracy
