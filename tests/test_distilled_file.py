@@ -1,5 +1,6 @@
 """A distilled file says all that training on it takes, and what it says of a network is what the network computes."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,13 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
+from dd_jax.data.dataset import make_dataset
 from dd_jax.data.normalisation import Normalisation
+from dd_jax.data.readers import checked
 from dd_jax.distilled import noise
 from dd_jax.files.distilled_file import FORMAT_VERSION, load_distilled, save_distilled
 from dd_jax.files.trees import named_leaves
 from dd_jax.networks import NETWORKS, describe_network, make_network, parse_options
-from experiments import fixed_init
+from experiments import describe, fixed_init
+from experiments.distilled import DistilledSetting
+from experiments.inner import Inner
+from experiments.problem import read_images
+from experiments.recipe import Config
+from experiments.settings import Images
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,11 +124,6 @@ def test_a_file_alone_tells_how_to_train_and_to_test(run, page):
 
 def _digits_for_testing(form):
     """As ``preprocessing.test.which`` tells it, with nothing of ours."""
-    import hashlib
-
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
     digits = load_digits()
     levels = np.round(digits.images * 255 / 16).astype(np.uint8)
     pixels = np.stack(
@@ -131,27 +137,41 @@ def _digits_for_testing(form):
     return images, digits.target[index]
 
 
-def test_a_network_of_someone_s_own_tells_its_import_path(tmp_path, monkeypatch):
-    (tmp_path / "ownnets.py").write_text(
-        "from dd_jax.networks.mlp import mlp\n\n\ndef small(image_shape, classes, *, width):\n"
-        "    return mlp(image_shape, classes, hidden=(width,))\n"
+def test_a_network_of_someone_s_own_tells_its_import_path_and_other_settings_are_told_too():
+    config = Config(
+        network="mine:small",
+        network_options=("width=8",),
+        images=Images(size=8, channels=3),
+        inner=Inner(minibatch=4, augment="shift,flip", augment_strength=0.5),
+        distilled=DistilledSetting(labels="unconstrained"),
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    options = ["--network", "ownnets:small", "--network-options", "width=8", "--inner.minibatch", "4"]
-    options += ["--inner.augment", "shift,flip", "--images.size", "8", "--images.channels", "3", "--switch-width", "0"]
-    options += ["--distilled.labels", "unconstrained", "--outer.steps", "1", "--weights.law", "xavier_normal"]
-    fixed_init.main(["digits", *options, "--workdir", str(tmp_path / "run")])
-    meta = load_distilled(tmp_path / "run" / "distilled.npz").meta
-    held = meta["architecture"]
-    assert (held["import_path"], held["options"], held["input"]) == ("ownnets:small", {"width": 8}, [8, 8, 3])
+    dataset = make_dataset(read_images("digits", config.images))
+    held = describe.architecture_of(config, dataset)
+    assert (held["import_path"], held["options"], held["input"]) == ("mine:small", {"width": 8}, (8, 8, 3))
     assert "layers" not in held
-    recipe, form = meta["recipe"], meta["preprocessing"]
+    recipe, form = describe.recipe_of(config), describe.preprocessing_of(config, dataset)
     assert recipe["order"] == {"kind": "minibatches", "images": 4}
-    assert recipe["augmentation"] == {"kinds": ["shift", "flip"], "strength": 1.0}
+    assert recipe["augmentation"] == {"kinds": ["shift", "flip"], "strength": 0.5}
     assert recipe["optimizer"] == {"name": "plain", "hyper": {}}
     assert recipe["labels"] == "unconstrained"
     assert (form["resize"]["to"], form["channels"]["to"]) == (8, 3)
+
+
+def test_a_test_split_that_was_held_out_is_told_with_how_to_find_it():
+    rng = np.random.default_rng(0)
+    raw = checked("mine", {"train": (rng.integers(0, 256, (60, 4, 4, 1), np.uint8), np.arange(60) % 3)})
+    dataset = make_dataset(raw)
+    form = describe.preprocessing_of(Config(dataset="mine:mine"), dataset)
+    assert dataset.held_out == ("test", "validation")
+    assert form["test"]["which"].endswith(
+        "train_test_split(np.arange(N), test_size=0.2, stratify=labels, random_state=0)"
+    )
+    _, index = train_test_split(np.arange(60), test_size=0.2, stratify=raw.labels, random_state=0)
+    held = raw.images[np.sort(index)]
+    assert form["test"] | {"examples": 12, "sha256": hashlib.sha256(held.tobytes()).hexdigest()} == form["test"]
+    with_test = checked("mine", {"train": (raw.images, raw.labels), "test": (raw.images[:9], raw.labels[:9])})
+    form = describe.preprocessing_of(Config(dataset="mine:mine"), make_dataset(with_test))
+    assert form["test"]["which"].startswith("the data set's split for testing")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/*/distilled.npz")), ids=lambda path: path.parent.name)
