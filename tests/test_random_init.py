@@ -262,7 +262,7 @@ def on_a_known_network(score, learned=(), **settings):
     """
     weights = Weights(nets=None)
     config = baselines.Config(steps=1, sets=5, candidates=10, epochs=(1,), weights=weights, **settings)
-    dataset, _, nets, _ = baselines.assemble(config)
+    dataset, _, nets, *_ = baselines.assemble(config)
     sets = baselines._sets(config, dataset, baselines.Layout(10, 1, 1))
     tested = []
 
