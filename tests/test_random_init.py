@@ -210,7 +210,7 @@ def test_optimized_real_is_scored_on_training_examples_alone():
     """The candidates' scorer sees the split that the experiment says, whose images are of the training split."""
     config = baselines.PRESETS["digits"]
     config = baselines.dataclasses.replace(config, steps=1, sets=1, candidates=3, scoring_examples=50)
-    dataset, _, nets, _ = baselines.assemble(config)
+    dataset, _, nets, *_ = baselines.assemble(config)
     sets = baselines._sets(config, dataset, baselines.Layout(10, 1, 5))
     seen = []
 
@@ -235,7 +235,7 @@ def test_optimized_real_is_scored_on_training_examples_alone():
 def test_a_baseline_has_the_step_size_and_epochs_that_do_best_on_validation_for_all_its_sets():
     config = baselines.dataclasses.replace(baselines.PRESETS["digits"], steps=1, sets=3, candidates=5)
     config = baselines.dataclasses.replace(config, scoring_examples=50, epochs=(1, 2, 5))
-    dataset, _, nets, _ = baselines.assemble(config)
+    dataset, _, nets, *_ = baselines.assemble(config)
     tested = []
 
     def score(distilled, held_out, split, epochs):
