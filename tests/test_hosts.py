@@ -91,7 +91,9 @@ def processes():
     started = []
 
     def start(*command, devices=1):
+        # As compiled for users: with less optimisation, one program and another of the same sums round differently.
         environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+        environment["XLA_FLAGS"] = ""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=os.environ | environment, **pipes)
         started.append(process)

@@ -303,7 +303,9 @@ def test_winograd_s_rounding_errors_in_float32_are_small():
     assert 0 < np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("name", marked("alexcifarnet", "alexnet", "resnet18", "convnet"))
+@pytest.mark.parametrize(
+    "name", ["lenet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("alexcifarnet", "alexnet", "convnet"))]
+)
 def test_networks_give_the_same_meta_gradient_by_every_method(x64, name):
     shape, options = FAMILY[name]
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 
 from dd_jax.data.normalisation import denormalise
 from dd_jax.files.distilled_file import load_distilled
-from experiments import ablations, baselines, distil, evaluate, random_init
+from experiments import ablations, baselines, distil, evaluate, problem, random_init
 from experiments.nets import dealt
 from experiments.problem import assemble
 from experiments.settings import Weights
@@ -91,10 +91,10 @@ def test_evaluate_trains_otherwise(finished, tmp_path):
 def test_evaluate_s_validation_split_is_the_run_s_own(finished, monkeypatch):
     """Whatever the seed of the networks: another split would hold examples that the data were made of."""
     asked = []
-    original = evaluate.make_dataset
-    monkeypatch.setattr(evaluate, "make_dataset", lambda raw, **how: asked.append(how) or original(raw, **how))
+    original = problem.make_dataset
+    monkeypatch.setattr(problem, "make_dataset", lambda raw, **how: asked.append(how) or original(raw, **how))
     evaluate.run(finished, evaluate.Config(split="validation", nets=1, seed=7, at=(0,)))
-    assert asked == [{"validation_fraction": 0.1, "seed": 0}]
+    assert asked == [{"validation_fraction": 0.1, "seed": 0, "zca": None}]
 
 
 @pytest.mark.slow
