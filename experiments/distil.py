@@ -269,12 +269,6 @@ def _distil(
             )
         }
 
-    def keep(step, state):
-        images = jax.device_get(prepared.decode(state[0].params)).images
-        if is_first():
-            moment = snapshot(step, np.asarray(unwhitened(images, dataset.train.normalisation)))
-            save_snapshot(workdir / SNAPSHOTS, moment)
-
     trained = train(
         workdir,
         prepared.state,
@@ -282,7 +276,7 @@ def _distil(
         steps=config.outer.steps,
         validate=validate,
         validate_every=max(1, -(-config.outer.steps // 20)),
-        keep=keep,
+        keep=functools.partial(_keep, workdir, prepared, dataset.train),
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
     )
@@ -308,6 +302,14 @@ def _distil(
         return result
 
     return from_first(write)
+
+
+def _keep(workdir: Path, prepared: _Prepared, train_split: Split, step: int, state: tuple[OuterState, Any]) -> None:
+    """Keeps what the images look like now, for the page."""
+    images = jax.device_get(prepared.decode(state[0].params)).images
+    if is_first():
+        moment = snapshot(step, np.asarray(unwhitened(images, train_split.normalisation)))
+        save_snapshot(workdir / SNAPSHOTS, moment)
 
 
 def _tested(
