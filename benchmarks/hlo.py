@@ -5,6 +5,7 @@ XLA's own cost analysis takes the body of a loop once. Here each instruction cou
 - *operations*: fusions, products, copies, collectives …, whatever the device starts on its own; a pair of start and
   done is one. Not counted: parameters, constants, tuples and their parts, bitcasts, the conditions of loops.
 - *flops*: of products and convolutions, two for each multiply-add; taps on padding and on dilation's zeros are none.
+  None in all where a library of CUDA does some of them, whose own are not known.
 - *bytes*: what operations read and write, of a slice or an update in place that slice alone; ``off_chip`` is the part
   that is not in a TPU's own vector memory (memory space 1 or above in a layout).
 - *cycles*: a TPU's compiler writes an estimate beside most operations; the sum.
@@ -84,7 +85,7 @@ class Counts:
     """What one run executes; see the module's first lines."""
 
     operations: int
-    flops: float
+    flops: float | None
     bytes: float
     off_chip_bytes: float
     cycles: int | None
@@ -198,10 +199,12 @@ def count(text: str) -> Counts:
     """Counts what the program of ``compiled.as_text()`` executes; errors are those of :func:`parse`."""
     program = parse(text)
     operations, flops, moved, off_chip, cycles = 0, 0.0, 0.0, 0.0, 0
+    libraries = False
     collectives = collections.defaultdict(lambda: {"count": 0, "bytes": 0})
     for computation, instruction, times in executed(program):
         operations += times
         flops += times * _flops(program, computation, instruction)
+        libraries |= 'custom_call_target="__cu' in instruction.text
         for size, outside in _traffic(program, computation, instruction):
             moved += times * size
             off_chip += times * size * outside
@@ -212,7 +215,7 @@ def count(text: str) -> Counts:
             given = [array for name in instruction.operands for array in computation[name].arrays]
             collectives[kind]["count"] += times
             collectives[kind]["bytes"] += times * sum(array.bytes for array in given)
-    return Counts(operations, flops, moved, off_chip, cycles or None, dict(collectives))
+    return Counts(operations, None if libraries else flops, moved, off_chip, cycles or None, dict(collectives))
 
 
 def _flops(program: Program, computation: Computation, instruction: Instruction) -> float:

@@ -1,4 +1,4 @@
-"""Counting what a compiled program executes, on programs whose answer is known; and compiling for a TPU without one."""
+"""Counting what a compiled program executes, where the answer is known; and compiling for devices that are not here."""
 
 import importlib.util
 import json
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import hlo
-from benchmarks.tpu_aot import row, with_others
+from benchmarks.aot import row, with_others
 
 ROOT = Path(__file__).parent.parent
 
@@ -137,30 +136,46 @@ def test_rows_of_other_cases_stay_and_the_same_case_is_replaced():
     assert with_others([row(fact("W1"))], before, "jax 2.") == [row(fact("W1"))]
 
 
-def run_command(*arguments):
-    command = [sys.executable, "-m", "benchmarks.tpu_aot", *arguments]
+def run_command(*arguments, module="tpu_aot"):
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
-def test_without_the_compiler_one_is_told_what_to_install():
-    if importlib.util.find_spec("libtpu"):
+COMPILERS = {"tpu_aot": "libtpu", "gpu_aot": "jax_cuda13_plugin"}
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"), [("tpu_aot", "pip install libtpu"), ("gpu_aot", "pip install 'dd-jax[cuda]'")]
+)
+def test_without_the_compiler_one_is_told_what_to_install(module, advice):
+    if importlib.util.find_spec(COMPILERS[module]):
         pytest.skip("the compiler is installed")
-    done = run_command("W1")
+    done = run_command("W1", module=module)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "libtpu is not installed; pip install libtpu" in done.stderr
+    assert f"is not installed; {advice}" in done.stderr
+
+
+def test_flops_of_a_library_s_kernels_are_not_made_up():
+    text = TEXT.replace("negate(%y)", 'custom-call(%y), custom_call_target="__cudnn$convForward"')
+    assert hlo.count(TEXT).flops == 0 and hlo.count(text).flops is None
 
 
 @pytest.mark.slow
-def test_an_outer_step_compiles_for_a_tpu_s_devices():
-    pytest.importorskip("libtpu")
-    done = run_command("W1", "--nets", "2", "--mesh", "2", "1", "--batch", "16")
+@pytest.mark.parametrize("module", COMPILERS)
+def test_an_outer_step_compiles_for_several_devices(module):
+    pytest.importorskip(COMPILERS[module])
+    several, one_more, unknown = {
+        "tpu_aot": ("v5e:2x4", "9", "v5e:nine"),
+        "gpu_aot": ("h100:8", "9", "h100:nine"),
+    }[module]
+    done = run_command("W1", "--topology", several, "--nets", "2", "--mesh", "2", "1", "--batch", "16", module=module)
     facts = json.loads(done.stdout)
     assert (facts["devices"], facts["mesh"], facts["steps"]) == (2, {"nets": 2, "batch": 1}, 1)
-    assert 0 < facts["temp_bytes"] < facts["peak_bytes"] < 2**30 and facts["cycles"] > 0
+    assert 0 < facts["temp_bytes"] < facts["peak_bytes"] < 2**30 and facts["operations"] > 0
+    assert (facts["cycles"] is None) == (module == "gpu_aot")
     reduced = facts["collectives"]["all-reduce"]
     learned = 4 * (10 * 28 * 28 + 10 * 10 + 1)
     assert learned <= reduced["bytes"] < learned + 100
-    refused = run_command("W1", "--mesh", "9", "1")
+    refused = run_command("W1", "--topology", several, "--mesh", one_more, "1", module=module)
     assert refused.returncode == 2 and "the topology has 8 devices" in refused.stderr
-    assert "topology: v5e:nine is not accepted" in run_command("W1", "--topology", "v5e:nine").stderr
-    assert np.isfinite(facts["flops"])
+    assert f"topology: {unknown} is not accepted" in run_command("W1", "--topology", unknown, module=module).stderr
