@@ -56,7 +56,7 @@ class Compiler:
     """Whose versions stand above a table."""
     devices_of: Callable[[str], list[Any]]
     """The devices of a topology; ValueError without the compiler, or for a topology that it does not know."""
-    options: dict[str, str | bool | int | float] = dataclasses.field(default_factory=dict)
+    options: jax.stages.CompilerOptions = dataclasses.field(default_factory=dict)
     """Of the compilation."""
 
 

@@ -69,7 +69,7 @@ def devices_of(topology: str) -> list[Any]:
     return list(topologies.get_topology_desc("", "cuda", target_config=described(card), topology=sizes).devices)
 
 
-GPU = Compiler("gpu_aot", "gpu", "cuda", (), devices_of, {"xla_gpu_autotune_level": 0})
+GPU = Compiler("gpu_aot", "gpu", "cuda", (), devices_of, {"xla_gpu_autotune_level": "0"})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def counts(f, *arguments):
-    return hlo.count(jax.jit(f).lower(*arguments).compile().as_text())
+    return hlo.count(jax.jit(f).lower(*arguments).compile().as_text() or "")
 
 
 def products(rounds):

@@ -37,17 +37,18 @@ def batches_ahead(
       workers: threads; as many as there are cores if not given.
     """
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="pictures")
-    begun: dict[int, tuple[np.ndarray, list[Future]]] = {}
+    begun: dict[int, tuple[Batch, list[Future]]] = {}
 
-    def crop(step: int, place: int, number: int) -> np.ndarray:
+    def crop(images: np.ndarray, step: int, place: int, number: int) -> None:
         rng = np.random.default_rng([seed, step, place])
-        return cropped_and_flipped(rng, originals.picture(number), size)
+        images[place] = cropped_and_flipped(rng, originals.picture(number), size)
 
     def begin(step: int) -> None:
         if step not in begun and (last is None or step <= last):
             index = index_at(step)
-            crops = [pool.submit(crop, step, place, int(number)) for place, number in enumerate(index)]
-            begun[step] = (index, crops)
+            images = np.empty((len(index), size, size, 3), np.uint8)
+            crops = [pool.submit(crop, images, step, place, int(number)) for place, number in enumerate(index)]
+            begun[step] = ((images, originals.labels[index]), crops)
 
     def batch_at(step: int) -> Batch:
         for other in [other for other in begun if other not in (step, step + 1)]:
@@ -55,8 +56,10 @@ def batches_ahead(
                 crop.cancel()
         begin(step)
         begin(step + 1)
-        index, crops = begun[step]  # kept until another step is asked for
-        return np.stack([crop.result() for crop in crops]), originals.labels[index]
+        batch, crops = begun[step]  # kept until another step is asked for
+        for crop in crops:
+            crop.result()
+        return batch
 
     return batch_at
 
