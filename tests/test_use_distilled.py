@@ -1,7 +1,6 @@
 """The programs of docs/use_distilled.md reach the recorded accuracy, as they stand there."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -9,14 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.programs import PROGRAMS, block
+
 ROOT = Path(__file__).parent.parent
-HEADINGS = {"NumPy alone": None, "PyTorch": "torch", "Keras 3": "keras", "flax nnx": None}
-
-
-def block(heading):
-    """The first program below a heading."""
-    _, _, section = (ROOT / "docs/use_distilled.md").read_text().partition(f"\n## {heading}\n")
-    return re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +23,9 @@ def data():
     return names
 
 
-@pytest.mark.parametrize("heading", HEADINGS)
+@pytest.mark.parametrize("heading", PROGRAMS)
 def test_the_programs_reach_the_recorded_accuracy(heading, data, monkeypatch, capsys):
-    if (needed := HEADINGS[heading]) is not None:
+    if (needed := PROGRAMS[heading]) is not None:
         if "keras" not in sys.modules:
             monkeypatch.setenv("KERAS_BACKEND", "jax")
         pytest.importorskip(needed)
