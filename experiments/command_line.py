@@ -24,6 +24,7 @@ from dd_jax.data.readers import is_path
 from dd_jax.files.atomic import first_line
 from dd_jax.hosts import several
 
+from .bucket import local_workdir
 from .config_file import settings_from
 from .hosts import Hosts, fail_together, start
 from .recipe import Config as Distillation
@@ -135,8 +136,8 @@ def run_as_script(main: Callable[[list[str]], None]) -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # orbax prints tracebacks of what it raises, too
     try:
-        with ending_at_once():
-            main(sys.argv[1:])
+        with ending_at_once(), local_workdir(sys.argv[1:]) as argv:
+            main(argv)
     except Stopped as stop:
         say(str(stop))
         sys.exit(128 + stop.number)

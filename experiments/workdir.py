@@ -113,7 +113,7 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def check_local(workdir: Path) -> None:
-    """Refuses a URL, such as of a bucket: its objects cannot be locked, appended to or renamed, as a run does.
+    """Refuses a URL, such as of a bucket, which only the command line takes (``experiments/bucket.py``).
 
     >>> check_local(Path("gs://bucket/run"))
     Traceback (most recent call last):
