@@ -401,7 +401,8 @@ def test_ablations_distil_once_for_each_value_and_go_on(tmp_path, capsys, monkey
     monkeypatch.setitem(ablations.VALUES, "test_epochs", (1, 3))
     arguments = [
         "digits", "--axes", "epochs", "test_epochs", "--base.outer.steps", "3", "--base.distilled.steps", "1",
-        "--base.network", "mlp", "--base.weights.test-nets", "2", "--base.weights.nets", "1", "--workdir", str(tmp_path / "a"),
+        "--base.network", "mlp", "--base.weights.test-nets", "2", "--base.weights.nets", "1",
+        "--workdir", str(tmp_path / "a"),
     ]  # fmt: skip
     ablations.main(arguments)
     tables = json.loads((tmp_path / "a" / "result.json").read_text())["tables"]
@@ -462,8 +463,8 @@ def test_one_step_stands_beside_several_in_one_figure(tmp_path, monkeypatch):
         monkeypatch.setitem(ablations.VALUES, axis, (1, 2))
     monkeypatch.setitem(ablations.VALUES, "test_epochs_fixed_rate", (3, 4))
     ablations.main(
-        ["digits", "--base.network", "mlp", "--axes", "steps_two_epochs", "one_step_two_epochs", "test_epochs_fixed_rate",
-         "--base.outer.steps", "2", "--base.weights.test-nets", "2", "--base.weights.nets", "1",
+        ["digits", "--axes", "steps_two_epochs", "one_step_two_epochs", "test_epochs_fixed_rate",
+         "--base.network", "mlp", "--base.outer.steps", "2", "--base.weights.test-nets", "2", "--base.weights.nets", "1",
          "--base.weights.validation-nets", "2", "--workdir", str(tmp_path / "a")]
     )  # fmt: skip
     tables = json.loads((tmp_path / "a" / "result.json").read_text())["tables"]
