@@ -464,8 +464,8 @@ def test_one_step_stands_beside_several_in_one_figure(tmp_path, monkeypatch):
     monkeypatch.setitem(ablations.VALUES, "test_epochs_fixed_rate", (3, 4))
     ablations.main(
         ["digits", "--axes", "steps_two_epochs", "one_step_two_epochs", "test_epochs_fixed_rate",
-         "--base.network", "mlp", "--base.outer.steps", "2", "--base.weights.test-nets", "2", "--base.weights.nets", "1",
-         "--base.weights.validation-nets", "2", "--workdir", str(tmp_path / "a")]
+         "--base.network", "mlp", "--base.outer.steps", "2", "--base.weights.test-nets", "2",
+         "--base.weights.nets", "1", "--base.weights.validation-nets", "2", "--workdir", str(tmp_path / "a")]
     )  # fmt: skip
     tables = json.loads((tmp_path / "a" / "result.json").read_text())["tables"]
     assert tables["steps_two_epochs"][0] == tables["one_step_two_epochs"][0]
