@@ -23,7 +23,7 @@ from dd_jax.files.text import percent, percent_reported
 
 from .ablations import PICTURES, title_of
 from .adaptation import OTHER_COPY
-from .attack import quoted as quoted_beside
+from .attack_table import quoted as quoted_beside
 from .baselines import table as table_of_baselines
 from .command_line import parse, run_as_script
 from .reported import ADAPTATION, BASELINES, REPORTED, Reported, fields

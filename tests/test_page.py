@@ -19,7 +19,9 @@ from dd_jax.files.report.svg import Axes, linear, logarithmic, of_accuracies
 from dd_jax.files.report.tiles import ALL_BYTES, FRAME_BYTES, chosen, moments, sheet
 from dd_jax.files.report.words import result_sentence, standard_error, uncertainty_sentence
 from dd_jax.files.snapshots import Snapshot, load_snapshots, save_snapshot, snapshot
-from experiments.record import print_result
+from dd_jax.files.text import percent
+from experiments.attack_table import lines
+from experiments.record import facts_of, print_result
 from experiments.reported import fields
 
 
@@ -173,6 +175,20 @@ def test_a_run_that_kept_nothing_more_has_a_page_with_what_there_is():
     for absent in ("<input", "What is taken for what", "Real images", "How to make them again", "standard error of"):
         assert absent not in page.replace(".time input", "")
     assert "Learned step sizes" in page
+
+
+def test_the_page_of_an_attack_has_its_baselines_and_what_is_reported():
+    record = Path(__file__).parent.parent / "results/attack/mnist"
+    told = json.loads((record / "attack.json").read_text()) | {
+        "reported": {"before": 0.82, "after": 0.07, "checked": True}
+    }
+    page = html_report(made_up()._replace(attack=lines(told)))
+    for cell in ("after random real", "0 → 1", "82.0 % (checked) → 7.0 % (checked)"):
+        assert f"<th>{cell}</th>" in page or f"<td>{cell}</td>" in page
+    for name in ("before", "after", "random_real"):
+        assert f"<td>{percent(told[name]['attacked_to_target'])}</td>" in page
+    assert "<h2>What the attack does" in html_report(facts_of(record))
+    assert "What the attack does" not in html_report(made_up())
 
 
 def test_the_page_is_whole_by_itself_and_every_picture_has_a_text():
