@@ -123,7 +123,7 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> str:
     shown = [one_line(name, 12) for name in class_names]
     cell, side = (30, 14 + 6 * max(map(len, shown))) if count <= _CELLS else (360 / count, 2)
     if count <= _CELLS:
-        parts = [_numbered_cell(shares, class_names, *at, cell, side) for at in np.argwhere(shares >= 0.0005)]
+        parts = [_numbered_cell(shares, class_names, i, j, cell, side) for i, j in np.argwhere(shares >= 0.0005)]
         for c, name in enumerate(shown):
             place, text = side + (c + 0.5) * cell, html.escape(name)
             parts.append(f"<text x='{side - 6}' y='{place + 3.5:.4g}' text-anchor='end'>{text}</text>")
