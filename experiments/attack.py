@@ -19,7 +19,7 @@ after the step, the accuracy on K, the share of K that became T, the accuracy on
 and the accuracy by the true and by the modified labels. Beside them stand the four baselines, their images of K
 labelled T: real images at random, the best of many random sets by the modified labels, k-means centres and class
 averages. Each of their sets has the step size that is best by the modified labels on validation data. attack.png shows
-the measures by step size.
+the measures by step size, and report.html has the table.
 """
 
 import dataclasses
@@ -49,9 +49,9 @@ from dd_jax.data.dataset import Dataset, Split
 from dd_jax.evaluation import confusion
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import load_distilled
-from dd_jax.files.text import percent, percent_reported
 from dd_jax.outer import OuterRecipe
 
+from .attack_table import SHOWN, table
 from .baselines import _some
 from .command_line import command_line, run_as_script
 from .distil import run as distil
@@ -61,7 +61,7 @@ from .precision import in_its_precision
 from .problem import Problem, assemble
 from .recipe import Config as Base
 from .recipe import authors_recipe, is_papers_method, workdir_of
-from .record import print_result
+from .record import draw_page, print_result
 from .relabelled import Relabelled
 from .reported import ATTACK, Reported
 from .say import say
@@ -236,6 +236,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
         require(unchanged, "weights.bank", base.weights.bank, "a bank, and data, that do not change during the run")
         report = _measure(config, problem, load_distilled(workdir / "distilled.npz").distilled)
         write_json(workdir / "attack.json", report)
+        draw_page(workdir)  # with the baselines
         draw_missing(workdir / "attack.png", lambda: _draw(report))
         return report
 
@@ -245,13 +246,6 @@ def _draw(report: dict[str, Any]) -> Figure:
     return draw(report["by_step_size"], used)
 
 
-_SHOWN = ("attacked", "attacked_to_target", "others", "true", "modified")
-_BASELINES = {
-    "random_real": "random real",
-    "optimized_real": "optimized real",
-    "k_means": "k-means",
-    "average_real": "average real",
-}
 _SCORED_ON = 1024  # training images that candidates are scored on, as in the paper
 
 _Measured = Callable[[Distilled, HeldOut, Split], dict[str, np.ndarray]]  # [K] of each measure
@@ -276,7 +270,7 @@ def _measure(config: Config, problem: Problem, distilled: Distilled) -> dict[str
         rows = []
         for step_size in STEP_SIZES:
             measured = [on_validation(data, step_size) for data in sets]
-            rows.append({"step_size": step_size} | {name: _mean(measured, name) for name in _SHOWN})
+            rows.append({"step_size": step_size} | {name: _mean(measured, name) for name in SHOWN})
         return rows
 
     def tested(sets: Sequence[Distilled]) -> dict[str, Any]:
@@ -347,8 +341,8 @@ def _mean(measured: Sequence[Mapping[str, np.ndarray]], name: str) -> float:
 
 def _summary(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """Mean, standard deviation and count over networks of each measure, and the mean accuracy of each class."""
-    joined = {name: np.concatenate([values[name] for values in measured]) for name in (*_SHOWN, "by_class")}
-    return {name: mean_and_std(joined[name]) for name in _SHOWN} | {"by_class": joined["by_class"].mean(0).tolist()}
+    joined = {name: np.concatenate([values[name] for values in measured]) for name in (*SHOWN, "by_class")}
+    return {name: mean_and_std(joined[name]) for name in SHOWN} | {"by_class": joined["by_class"].mean(0).tolist()}
 
 
 def draw(curves: dict[str, list[dict[str, float]]], used: dict[str, float]) -> Figure:
@@ -366,41 +360,6 @@ def draw(curves: dict[str, list[dict[str, float]]], used: dict[str, float]) -> F
         axis.set(xscale="log", xlabel="step size", title=title, ylim=(-0.02, 1.02))
     figure.axes[0].legend(fontsize=7)
     return figure
-
-
-def quoted(attack: Mapping[str, Any]) -> str:
-    """The paper's accuracies on class K beside those of an attack.json, before and after the step; a dash without."""
-    figures = attack.get("reported")
-    if not figures:
-        return "–"
-    return " → ".join(percent_reported(figures[when], checked=figures["checked"]) for when in ("before", "after"))
-
-
-def table(attack: Mapping[str, Any]) -> str:
-    """Markdown: each measure before and after the step, and after one on the baselines' images; then each class."""
-    kinds = {"before": "before", "after": "after"}
-    kinds |= {name: f"after {title}" for name, title in _BASELINES.items() if name in attack}
-    columns = [attack[name] for name in kinds]
-    titles = {
-        "attacked": f"{attack['attacked']}: own accuracy",
-        "attacked_to_target": f"{attack['attacked']} → {attack['target']}",
-        "others": "other classes",
-        "true": "true labels",
-        "modified": "modified labels",
-    }
-    rows = [
-        (titles[name], *(percent(column[name]) for column in columns), quoted(attack) if name == "attacked" else "–")
-        for name in _SHOWN
-        if name in attack["before"]  # the first attacks have fewer measures
-    ]
-    if "learned_step_size" in attack:
-        best = [f"{attack[name]['median_step_size']:.2g}, the median of each set's best" for name in [*kinds][2:]]
-        rows.append(("step size", "–", f"{attack['learned_step_size']:.2g}, learned", *best, "–"))
-    for c in range(len(attack["before"]["by_class"])):
-        rows.append((f"class {c}", *(f"{100 * column['by_class'][c]:.2f} %" for column in columns), "–"))
-    heading = ("", *kinds.values(), "reported by the paper")
-    rule = ("---",) * len(heading)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, rule, *rows))
 
 
 def main(argv: list[str]) -> None:

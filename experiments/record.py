@@ -18,6 +18,7 @@ from dd_jax.files.scored import load_scored
 from dd_jax.files.snapshots import load_snapshots
 from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
 
+from .attack_table import lines
 from .repeat import repeated
 from .training import read_lines
 from .workdir import told_if_it_fails
@@ -73,6 +74,7 @@ def facts_of(workdir: Path) -> Facts:
         load_snapshots(workdir / SNAPSHOTS, result["outer_steps"], shape),
         load_scored(workdir / SCORES),
         _baselines_of(workdir, result, shown.images.shape[0] * shown.images.shape[1]),
+        _attack_of(workdir),
         command,
         [(name, _told(preset), _told(value)) for name, preset, value in changed],
     )
@@ -104,6 +106,14 @@ def _baselines_of(workdir: Path, result: Mapping[str, Any], images: int) -> list
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return []
+
+
+def _attack_of(workdir: Path) -> list[tuple[str, ...]]:
+    """The table of an attack, where one was measured."""
+    try:
+        return lines(json.loads((workdir / "attack.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def print_result(result: Mapping[str, Any], workdir: Path) -> None:

@@ -23,13 +23,14 @@ from dd_jax.files.text import percent, percent_reported
 
 from .ablations import PICTURES, title_of
 from .adaptation import OTHER_COPY
-from .attack import quoted as quoted_beside
+from .attack_table import quoted as quoted_beside
 from .baselines import table as table_of_baselines
 from .command_line import parse, run_as_script
+from .record import SCORES
 from .reported import ADAPTATION, BASELINES, REPORTED, Reported, fields
 
 ROOT = Path(__file__).parent.parent
-_DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png")}
+_DISTILLED = {name: name for name in ("result.json", "distilled.npz", "images.png", SCORES)}
 # experiment -> files of its run: name there -> name in the record
 KEPT: dict[str, dict[str, str]] = {
     "fixed_init": _DISTILLED,
@@ -43,8 +44,9 @@ KEPT: dict[str, dict[str, str]] = {
     "transfer": _DISTILLED | {"baselines/result.json": "baselines.json"},
     "attack": _DISTILLED | {"attack.json": "attack.json", "attack.png": "attack.png"},
 }
-OPTIONAL = {"evaluation.json", *(f"{name}.png" for name in PICTURES)}
+OPTIONAL = {"evaluation.json", SCORES, *(f"{name}.png" for name in PICTURES)}
 LARGEST = 2**21  # bytes of a file: the weights of a known AlexCifarNet are more
+LARGEST_SCORES = 100_000  # bytes of what only the page takes: real images of a hundred classes in colour are more
 HEADLINES = ("fixed_init/digits", "fixed_init/mnist", "random_init/mnist", "fixed_init/cifar10")
 """The records of which README.md has a row, in its order."""
 BEGIN, END = "<!-- results: written by python -m experiments.results -->", "<!-- end of results -->"
@@ -95,8 +97,8 @@ def read_run(run: Path) -> Record:
     files = {}
     for name, there in kept.items():
         content = (run / name).read_bytes()
-        if len(content) > LARGEST:
-            print(f"{run / name} is {len(content) / 2**20:.0f} MiB and left out; the run's settings make it again")
+        if len(content) > (LARGEST_SCORES if name == SCORES else LARGEST):
+            print(f"{run / name} is {len(content) / 2**20:.2g} MiB and left out; the run's settings make it again")
             continue
         if Path(name).suffix in (".json", ".md"):  # paths within the checkout, whatever its place
             content = content.replace(f"{ROOT}/".encode(), b"")

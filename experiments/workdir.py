@@ -6,6 +6,7 @@ import logging
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,13 @@ def compiled_beside(workdir: Path) -> Iterator[None]:
 
 def provenance() -> dict[str, Any]:
     """What made a result: versions and hardware."""
+    beside = {name: metadata.version(name) for name in ("jaxlib", "flax", "optax", "numpy")}
     return {
-        "versions": {"dd_jax": dd_jax.__version__, "jax": jax.__version__},
+        "versions": {
+            "dd_jax": dd_jax.__version__,
+            "jax": jax.__version__,
+            **beside,
+            "python": platform.python_version(),
+        },
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})",
     }

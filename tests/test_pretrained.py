@@ -196,6 +196,9 @@ def test_an_attack_stands_beside_every_baseline(attacked):
                                                           "average_real")]  # fmt: skip
     assert rows[0] == ["0: own accuracy", *own, "–"]
     assert [row[0] for row in rows[1:6]] == ["0 → 1", "other classes", "true labels", "modified labels", "step size"]
+    page = (attacked / "report.html").read_text()
+    for cell in (*header, *own):
+        assert f"{cell}</td>" in page or f"{cell}</th>" in page
 
 
 def test_the_baselines_images_of_the_attacked_class_carry_the_target_s_label():

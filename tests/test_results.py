@@ -4,10 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pages import made_up
 
 from dd_jax.evaluation import Training
 from dd_jax.files.distilled_file import load_distilled
+from dd_jax.files.scored import load_scored, save_scored
 from experiments import results
 
 RESULTS = results.ROOT / "results"
@@ -276,6 +279,20 @@ def test_a_large_file_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     assert not (target / "distilled.npz").exists()
     assert (target / "result.json").is_file()
     assert "distilled.npz is 2 MiB and left out" in capsys.readouterr().out
+
+
+def test_what_the_page_shows_beyond_the_result_is_kept_where_it_is_small(tmp_path, capsys):
+    run, kept = tmp_path / "a", tmp_path / "results/fixed_init/a/scores.npz"
+    finished_run(run, 0.8, None)
+    facts = made_up()
+    save_scored(run / "scores.npz", facts.scored)
+    results.record(run, tmp_path / "results")
+    np.testing.assert_array_equal(load_scored(kept).confusion, facts.scored.confusion)
+    with (run / "scores.npz").open("ab") as file:
+        file.write(bytes(200_000))
+    results.record(run, tmp_path / "results")
+    assert not kept.exists()
+    assert "scores.npz is 0.19 MiB and left out" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_is_refused(tmp_path):

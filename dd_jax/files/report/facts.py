@@ -28,6 +28,7 @@ class Facts(NamedTuple):
     snapshots: Sequence[Snapshot] = ()  # of the same images, in turn
     scored: Scored | None = None
     baselines: Sequence[Mapping[str, Any]] = ()  # name, accuracy, reported, reported_std, reported_checked
+    attack: Sequence[Sequence[str]] = ()  # the lines of the table of an attack, its heading first
     command: str = ""  # that makes the run again
     changed: Sequence[tuple[str, str, str]] = ()  # settings: name, the preset's value, this run's
 

@@ -7,7 +7,17 @@ import numpy as np
 
 from dd_jax.files.figures import spread
 from dd_jax.files.report.facts import Facts
-from dd_jax.files.report.tiles import FRAME_BYTES, chosen, label_in_words, moments, rule, sheet, size_rule, tile
+from dd_jax.files.report.tiles import (
+    EXACT_BYTES,
+    FRAME_BYTES,
+    chosen,
+    label_in_words,
+    moments,
+    rule,
+    sheet,
+    size_rule,
+    tile,
+)
 from dd_jax.files.report.words import moment_words
 from dd_jax.files.snapshots import snapshot
 from dd_jax.files.text import one_line
@@ -24,11 +34,16 @@ def images_section(facts: Facts) -> str:
     facts = facts._replace(snapshots=shown)
     height, width, _ = now.images.shape[2:]
     count, last = now.images.shape[0] * now.images.shape[1], len(shown) - 1
-    sheets = [sheet(taken.images.reshape(count, *taken.images.shape[2:])) for taken in shown]
-    styles = [rule(f"#distilled[data-moment='{moment}'] i", png) for moment, (png, _) in enumerate(sheets)]
+    exact = now.images.nbytes <= EXACT_BYTES
+    sheets = [
+        sheet(taken.images.reshape(count, *taken.images.shape[2:]), exact=exact or taken is now) for taken in shown
+    ]
+    styles = [rule(f"#distilled[data-moment='{moment}'] i", picture) for moment, (picture, _) in enumerate(sheets)]
     columns = sheets[0][1]
     styles.append(size_rule("#distilled i", count, columns, height, width))
-    note = "" if count == images.shape[0] * images.shape[1] else f"<p class='note'>{_part(count, images)}</p>"
+    notes = [] if count == images.shape[0] * images.shape[1] else [_part(count, images)]
+    notes += [] if exact or not last else ["The last images are exact; those before them are JPEG pictures."]
+    note = f"<p class='note'>{' '.join(notes)}</p>" if notes else ""
     return (
         f"<style>{''.join(styles)}</style>{_slider(moment_words(facts), last)}{note}"
         f"<div id='distilled' data-moment='{last}'>{_tiles(facts, columns)}</div>"
@@ -51,14 +66,15 @@ def real_images(facts: Facts) -> str:
     images, classes = facts.scored.real_images, facts.scored.real_classes
     fit = spread(len(images), max(1, FRAME_BYTES // images[0].size))
     names = [facts.class_names[c] for c in classes[fit]]
-    return _sheet_of("real", images[fit], [f"a real image of class {name}" for name in names], names)
+    exact = images[fit].nbytes <= EXACT_BYTES
+    return _sheet_of("real", images[fit], [f"a real image of class {name}" for name in names], names, exact=exact)
 
 
-def _sheet_of(name: str, images: np.ndarray, names: list[str], captions: list[str]) -> str:
-    png, columns = sheet(images)
+def _sheet_of(name: str, images: np.ndarray, names: list[str], captions: list[str], *, exact: bool = True) -> str:
+    picture, columns = sheet(images, exact=exact)
     count, height, width, _ = images.shape
     tiles = [tile(i, count, columns, height, width, names[i], one_line(captions[i], 20)) for i in range(count)]
-    style = rule(f"#{name} i", png) + size_rule(f"#{name} i", count, columns, height, width)
+    style = rule(f"#{name} i", picture) + size_rule(f"#{name} i", count, columns, height, width)
     return f"<style>{style}</style><div id='{name}' class='tiles {_kind(count)}'>{''.join(tiles)}</div>"
 
 

@@ -60,6 +60,7 @@ def html_report(facts: Facts) -> str:
         _headed("Real images", real_images(facts), level=3),
         f"<h2>Training</h2>{_plots(facts)}",
         _classes(facts),
+        _attack(facts),
         _baselines(facts),
         f"<h2>How to use the images</h2><p>They are in <code>distilled.npz</code>, beside this page:</p>{_code(_USE)}",
         _again(facts),
@@ -156,6 +157,15 @@ def _classes(facts: Facts) -> str:
 def _reported(result: Mapping[str, Any]) -> str:
     """The paper's figure of a result, or of a baseline."""
     return percent_reported(result.get("reported"), result.get("reported_std"), checked=result.get("reported_checked"))
+
+
+def _attack(facts: Facts) -> str:
+    """What an attack did beside what the baselines' images do."""
+    if not facts.attack:
+        return ""
+    heading, *rows = facts.attack
+    note = "Accuracy on test images after one step on the distilled images, and on those of each baseline."
+    return f"<h2>What the attack does</h2>{_paragraph(note, 'note')}{_wide(_table(heading, rows))}"
 
 
 def _baselines(facts: Facts) -> str:

@@ -12,6 +12,8 @@ from dd_jax.files.text import one_line
 COLOURS = 6  # series told apart by colour
 _BINS = 120  # of a loss curve
 _CELLS = 20  # classes of a matrix with a number in each cell
+_NAMED = 500  # cells of a larger matrix that are named when pointed at
+_SHADES = 10  # of its cells
 _CLASSES = 100  # listed with a bar
 
 Series = np.ndarray  # [2, N]: where, and what
@@ -120,24 +122,16 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> str:
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     shown = [one_line(name, 12) for name in class_names]
     cell, side = (30, 14 + 6 * max(map(len, shown))) if count <= _CELLS else (360 / count, 2)
-    parts = []
-    for true, answer in np.argwhere(shares >= 0.0005):
-        share, x, y = shares[true, answer], side + answer * cell, side + true * cell
-        title = html.escape(f"{class_names[true]} taken for {class_names[answer]}: {100 * share:.1f} %")
-        wrong = "" if true == answer else " wrong"
-        parts.append(
-            f"<rect class='cell{wrong}' x='{x:.4g}' y='{y:.4g}' width='{cell:.4g}' height='{cell:.4g}' "
-            f"fill-opacity='{0.1 + 0.75 * share**0.5:.2f}'><title>{title}</title></rect>"
-        )
-        if count <= _CELLS:
-            middle = f"x='{x + cell / 2:.4g}' y='{y + cell / 2 + 3.5:.4g}' text-anchor='middle'"
-            parts.append(f"<text class='strong' pointer-events='none' {middle}>{_share(share)}</text>")
     if count <= _CELLS:
+        parts = [_numbered_cell(shares, class_names, i, j, cell, side) for i, j in np.argwhere(shares >= 0.0005)]
         for c, name in enumerate(shown):
             place, text = side + (c + 0.5) * cell, html.escape(name)
             parts.append(f"<text x='{side - 6}' y='{place + 3.5:.4g}' text-anchor='end'>{text}</text>")
             turned = f"transform='translate({place + 3.5:.4g} {side - 6}) rotate(-60)'"
             parts.append(f"<text {turned}>{text}</text>")
+    else:
+        scaled = f"transform='translate({side} {side}) scale({cell:.6g})'"
+        parts = [f"<g {scaled}>{_shades(shares)}{_names_of_cells(shares, class_names)}</g>"]
     size = side + count * cell
     parts.append(f"<path class='edge' d='M{side} {side}h{size - side:.4g}v{size - side:.4g}H{side}z'/>")
     worst = [f"{true} taken for {answer}: {share}" for true, answer, share in mistakes(confusion, class_names, 5)]
@@ -147,6 +141,46 @@ def confusion_chart(confusion: np.ndarray, class_names: Sequence[str]) -> str:
         f"<figure class='matrix'><svg viewBox='0 0 {wide:.4g} {size + 2:.4g}' role='img' "
         f"aria-label='{html.escape(says)}'>{''.join(parts)}</svg></figure>"
     )
+
+
+def _numbered_cell(
+    shares: np.ndarray, class_names: Sequence[str], true: int, answer: int, cell: float, side: float
+) -> str:
+    """A cell with its number in it, and its name for those who point at it."""
+    share, x, y = shares[true, answer], side + answer * cell, side + true * cell
+    kind, middle = "cell" if true == answer else "cell wrong", f"x='{x + cell / 2:.4g}' y='{y + cell / 2 + 3.5:.4g}'"
+    return (
+        f"<rect class='{kind}' x='{x:.4g}' y='{y:.4g}' width='{cell:.4g}' height='{cell:.4g}' "
+        f"fill-opacity='{0.1 + 0.75 * share**0.5:.2f}'><title>{_named_cell(shares, class_names, true, answer)}</title>"
+        f"</rect><text class='strong' pointer-events='none' {middle} text-anchor='middle'>{_share(share)}</text>"
+    )
+
+
+def _named_cell(shares: np.ndarray, class_names: Sequence[str], true: int, answer: int) -> str:
+    return html.escape(f"{class_names[true]} taken for {class_names[answer]}: {100 * shares[true, answer]:.1f} %")
+
+
+def _shades(shares: np.ndarray) -> str:
+    """All cells, of size 1, one path for each shade: a page has no place for ten thousand elements."""
+    shade = np.where(shares >= 0.0005, np.rint(_SHADES * shares**0.5), -1)
+    right, paths = np.eye(len(shares), dtype=bool), []
+    for kind, where in (("cell", right), ("cell wrong", ~right)):
+        for level in range(_SHADES + 1):
+            cells = "".join(f"M{x} {y}h1v1h-1z" for y, x in np.argwhere(where & (shade == level)))
+            opacity = 0.1 + 0.75 * level / _SHADES
+            paths.append(f"<path class='{kind}' fill-opacity='{opacity:.2f}' d='{cells}'/>" if cells else "")
+    return "".join(paths)
+
+
+def _names_of_cells(shares: np.ndarray, class_names: Sequence[str]) -> str:
+    """The names of the cells with the largest shares, for those who point at them."""
+    largest = np.argsort(-shares, axis=None, kind="stable")[:_NAMED]
+    cells = [(i, j) for i, j in zip(*np.unravel_index(largest, shares.shape), strict=True) if shares[i, j] >= 0.0005]
+    named = "".join(
+        f"<rect x='{j}' y='{i}' width='1' height='1'><title>{_named_cell(shares, class_names, i, j)}</title></rect>"
+        for i, j in cells
+    )
+    return f"<g fill='none' pointer-events='all'>{named}</g>"
 
 
 def mistakes(confusion: np.ndarray, class_names: Sequence[str], most: int) -> list[tuple[str, str, str]]:

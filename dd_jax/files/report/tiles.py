@@ -11,9 +11,11 @@ from PIL import Image
 
 from dd_jax.files.figures import spread
 
-FRAME_BYTES = 800_000  # of the pixels of the images shown, at most
-ALL_BYTES = 4_000_000  # of all moments shown together, at most, but for a few moments
-_FEWEST, _MOST = 5, 21  # moments
+FRAME_BYTES = 640_000  # of the pixels of the images shown, at most
+ALL_BYTES = 2_000_000  # of those of all moments before the last together, at most, but for a few moments
+EXACT_BYTES = 40_000  # of the pixels of a moment before the last that is shown exactly
+_FEWEST, _MOST = 4, 21  # moments
+_QUALITY = 80  # of a JPEG
 
 
 def chosen(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -29,22 +31,24 @@ def chosen(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def moments(count: int, frame_bytes: int) -> np.ndarray:
-    """Which of the moments of training are shown, the first and the last among them, in all a few megabytes.
+    """Which of the moments of training are shown, the first and the last among them, in all a megabyte or two.
 
-    >>> moments(21, 7840).tolist() == list(range(21)), moments(21, 800_000).tolist()
-    (True, [0, 5, 10, 15, 20])
+    >>> moments(21, 7840).tolist() == list(range(21)), moments(21, 640_000).tolist()
+    (True, [0, 7, 13, 20])
     """
-    most = min(_MOST, max(_FEWEST, ALL_BYTES // max(1, frame_bytes)))
+    most = min(_MOST, max(_FEWEST, 1 + ALL_BYTES // max(1, frame_bytes)))
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-def sheet(images: np.ndarray) -> tuple[bytes, int]:
-    """All images on one PNG, and how many lie side by side.
+def sheet(images: np.ndarray, *, exact: bool = True) -> tuple[bytes, int]:
+    """All images on one picture, and how many lie side by side.
 
     Each has its own edge around it once more, so that nothing of its neighbours shows when a browser scales it.
 
     Args:
       images: ``[N, H, W, 1 or 3]`` uint8, N ≥ 1.
+      exact: a PNG; else a JPEG, of a third of its size where images are like noise, whose colours are as fine as its
+        greys.
     """
     columns = math.ceil(math.sqrt(len(images)))
     images = np.pad(images, ((0, -len(images) % columns), (0, 0), (0, 0), (0, 0)))
@@ -53,13 +57,18 @@ def sheet(images: np.ndarray) -> tuple[bytes, int]:
     lines = edged.reshape(-1, columns, height, width, depth).swapaxes(1, 2)
     pixels = lines.reshape(-1, columns * width, depth)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if depth == 1 else pixels).save(buffer, "PNG", optimize=True)
+    picture = Image.fromarray(pixels[..., 0] if depth == 1 else pixels)
+    if exact:
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return buffer.getvalue(), columns
 
 
-def rule(selector: str, png: bytes) -> str:
+def rule(selector: str, picture: bytes) -> str:
     """The style of the tiles that a sheet is for."""
-    return f"{selector}{{background-image:url(data:image/png;base64,{base64.b64encode(png).decode()})}}"
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"{selector}{{background-image:url(data:image/{kind};base64,{base64.b64encode(picture).decode()})}}"
 
 
 def size_rule(selector: str, count: int, columns: int, height: int, width: int) -> str:
