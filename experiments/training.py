@@ -19,6 +19,7 @@ from dd_jax.files.atomic import write_atomically
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.hosts import agreed, is_first, several
 from dd_jax.outer import OuterInfo
+from dd_jax.outer_loop import Done, outer_loop
 
 from .progress import Progress, stalled, stalled_hint
 from .say import say
@@ -193,8 +194,8 @@ def train(
 ) -> Trained:
     """Runs outer steps up to ``steps``, from the newest checkpoint in ``workdir`` if there is one.
 
-    Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/``. The metrics of a step are
-    fetched only after the next is dispatched, so the device does not wait for Python.
+    Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/`` while
+    :func:`dd_jax.outer_loop.outer_loop` goes on.
 
     Several processes call this together. The first one writes the metrics; all save, and stop, after the same step.
 
@@ -239,32 +240,33 @@ def train(
                 metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
                 print(json.dumps(metrics[-1]), file=file, flush=True)
 
-            def settle(step: int, info: OuterInfo) -> None:
-                """Records a dispatched step once its numbers are there; a refused one ends the run."""
-                loss, norm, finite = (x.item() for x in jax.device_get(info))
-                if not finite:
-                    save(step - 1, state)
+            def settle(done: Done) -> None:
+                """Records a step; a refused one ends the run."""
+                if not done.finite:
+                    save(done.step - 1, done.state)
                     raise RunError(
-                        f"step {step}: the loss is {loss} and the meta-gradient's norm {norm}; {remedy}. "
-                        f"The state after step {step - 1} is saved in {workdir / 'checkpoints'}"
+                        f"step {done.step}: the loss is {done.loss} and the meta-gradient's norm {done.gradient_norm}; "
+                        f"{remedy}. The state after step {done.step - 1} is saved in {workdir / 'checkpoints'}"
                     )
-                record(step, {"loss": loss, "gradient_norm": norm})
-                progress.stepped(loss)
+                record(done.step, {"loss": done.loss, "gradient_norm": done.gradient_norm})
+                progress.stepped(done.loss)
 
-            if keep is not None and not start:
-                keep(0, state)
-            pending = None
-            for step in range(start + 1, steps + 1):
-                state, info = update(state, step)
-                if pending is not None:
-                    settle(*pending)
-                pending = (step, info)
+            validating = saving = stopping = 0  # as after the last step that was asked about
+
+            def rests(step: int) -> bool:
+                nonlocal validating, saving, stopping
                 validating = step % validate_every == 0 or step == steps
                 stopping = _stopping(step, signalled())
                 saving = pace.due(step) or stopping or step == steps
-                if validating or saving:
-                    settle(*pending)
-                    pending = None
+                return bool(validating or saving)
+
+            if keep is not None and not start:
+                keep(0, state)
+            for done in outer_loop(state, update, steps, start=start, rests=rests):
+                step, state = done.step, done.state
+                settle(done)
+                if not done.rests:
+                    continue
                 if validating:
                     record(step, found := validate(state))
                     progress.validated(found.get("validation_accuracy"))
