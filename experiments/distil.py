@@ -26,6 +26,7 @@ from dd_jax.outer import OuterState, check_recipe
 from dd_jax.outer_loop import in_turn, step_of_recipe
 from dd_jax.parallel import everywhere, of_networks, spread
 
+from . import tensorboard
 from .command_line import command_line
 from .describe import meta_of
 from .distilled import check_distilled_setting, parametrisation_of, stored_floats
@@ -63,6 +64,8 @@ def _check(config: Config) -> None:
     require(size % parts == 0, "batch_size", size, f"a multiple of outer.perturbations, {parts}")
     require(config.shift >= 0, "shift", config.shift, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
+    if config.tensorboard:
+        tensorboard.writer()
     check_distilled_setting(config.distilled)
     optimizer_of(config.inner)
     real_augmentation_of(config)
@@ -260,11 +263,9 @@ def _distil(
     validation, test = (attack.split(s, len(dataset.class_names)) for s in (dataset.validation, dataset.test))
 
     def validate(state):
-        return {
-            "validation_accuracy": float(
-                after(prepared.decode(state[0].params), nets.validation, validation).accuracy.mean()
-            )
-        }
+        distilled = jax.device_get(prepared.decode(state[0].params))
+        accuracy = after(distilled, nets.validation, validation).accuracy.mean()
+        return {"validation_accuracy": float(accuracy), "step_size_mean": float(distilled.step_sizes.mean())}
 
     trained = train(
         workdir,
@@ -276,6 +277,7 @@ def _distil(
         keep=functools.partial(_keep, workdir, prepared, dataset.train),
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
+        tensorboard=workdir / "tensorboard" if config.tensorboard else None,
     )
     distilled = jax.device_get(prepared.decode(trained.state[0].params))
     say(f"testing on {count_of(nets.test)}")
@@ -283,7 +285,7 @@ def _distil(
     result = {
         **head,
         **_measured(config, prepared, trained, tested, nets.known is not None),
-        **validate(trained.state),
+        "validation_accuracy": validate(trained.state)["validation_accuracy"],
         **fields(known),
         "config": settings,
         **provenance(),

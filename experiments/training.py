@@ -23,6 +23,7 @@ from dd_jax.outer_loop import Done, outer_loop
 
 from .progress import Progress, stalled, stalled_hint
 from .say import say
+from .tensorboard import scalars
 
 State = TypeVar("State")
 
@@ -191,6 +192,7 @@ def train(
     checkpoint_seconds: float,
     remedy: str,
     keep: Callable[[int, State], None] | None = None,
+    tensorboard: Path | None = None,
 ) -> Trained:
     """Runs outer steps up to ``steps``, from the newest checkpoint in ``workdir`` if there is one.
 
@@ -210,6 +212,7 @@ def train(
       remedy: what to change when the loss is not finite.
       keep: ``(step, state)``, called before the first step and after each validation, to keep what may be looked at
         later; does not change the state.
+      tensorboard: a folder for TensorBoard files with the metrics; none are written if not given.
 
     Raises:
       RunError: the loss or the meta-gradient was not finite; the last good state is saved.
@@ -234,11 +237,17 @@ def train(
 
         hinted = False
         progress = Progress(steps, start, silent=not is_first())
-        with (metrics_path if is_first() else Path(os.devnull)).open("a") as file, progress, signals() as signalled:
+        with (
+            (metrics_path if is_first() else Path(os.devnull)).open("a") as file,
+            scalars(tensorboard if is_first() else None, start) as tell,
+            progress,
+            signals() as signalled,
+        ):
 
             def record(step: int, values: Mapping[str, float]) -> None:
                 metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
                 print(json.dumps(metrics[-1]), file=file, flush=True)
+                tell(step, values)
 
             def settle(done: Done) -> None:
                 """Records a step; a refused one ends the run."""
