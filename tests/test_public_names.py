@@ -1,6 +1,16 @@
 """The names at the top of the package are those that it says, and come without the slow modules."""
 
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 import dd_jax
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_every_public_name_is_there_and_is_the_function_of_its_module():
@@ -18,3 +28,34 @@ def test_modules_keep_their_names():
 
     assert dd_jax.estimates.meta_gradient is dd_jax.meta_gradient
     assert dd_jax.outer.outer_step is dd_jax.outer_step
+
+
+def test_every_public_name_has_a_text_where_it_is_defined():
+    stub, texts = ast.parse((ROOT / "dd_jax/__init__.pyi").read_text()), {}
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            source = ast.parse(Path(importlib.import_module(f"dd_jax.{node.module}").__file__).read_text())
+            texts |= {alias.name: text_of(alias.name, source) for alias in node.names}
+    assert set(dd_jax.__all__) <= set(texts)
+    assert [name for name, text in texts.items() if not text] == []
+
+
+def text_of(name, tree):
+    """The docstring of a function or class, or the string below the assignment of a constant; else None."""
+    for node, after in zip(tree.body, [*tree.body[1:], ast.Pass()], strict=True):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return ast.get_docstring(node)
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            return ast.literal_eval(after.value) if isinstance(after, ast.Expr) else None
+
+
+@pytest.mark.slow
+def test_the_reference_has_the_text_of_every_public_name(tmp_path):
+    pytest.importorskip("pdoc")
+    process = subprocess.run([sys.executable, ROOT / "docs/api.py", tmp_path], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    page = (tmp_path / "dd_jax.html").read_text()
+    for name in dd_jax.__all__:
+        _, _, after = page.partition(f'<section id="{name}">')
+        assert '<div class="docstring">' in after.partition("</section>")[0], name
+    assert (tmp_path / "dd_jax/estimates.html").is_file()
