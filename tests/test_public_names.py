@@ -2,8 +2,11 @@
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -33,10 +36,12 @@ def test_modules_keep_their_names():
 def test_every_public_name_has_a_text_where_it_is_defined():
     stub, texts = ast.parse((ROOT / "dd_jax/__init__.pyi").read_text()), {}
     for node in stub.body:
-        if isinstance(node, ast.ImportFrom):
-            source = ast.parse(Path(importlib.import_module(f"dd_jax.{node.module}").__file__).read_text())
-            texts |= {alias.name: text_of(alias.name, source) for alias in node.names}
-    assert set(dd_jax.__all__) <= set(texts)
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            found = getattr(dd_jax, alias.name)
+            own = inspect.isfunction(found) or (inspect.isclass(found) and found is not typing.Any)
+            module = importlib.import_module(found.__module__ if own else f"dd_jax.{node.module}")
+            texts[alias.name] = text_of(alias.name, ast.parse(Path(module.__file__).read_text()))
+    assert set(texts) == set(dd_jax.__all__)
     assert [name for name, text in texts.items() if not text] == []
 
 
@@ -50,12 +55,16 @@ def text_of(name, tree):
 
 
 @pytest.mark.slow
-def test_the_reference_has_the_text_of_every_public_name(tmp_path):
+def test_the_reference_has_the_text_of_every_public_name_and_of_the_fields_of_a_class(tmp_path):
     pytest.importorskip("pdoc")
     process = subprocess.run([sys.executable, ROOT / "docs/api.py", tmp_path], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     page = (tmp_path / "dd_jax.html").read_text()
-    for name in dd_jax.__all__:
-        _, _, after = page.partition(f'<section id="{name}">')
-        assert '<div class="docstring">' in after.partition("</section>")[0], name
+    classes = [name for name in dd_jax.__all__ if inspect.isclass(getattr(dd_jax, name))]
+    fields = [f"{name}.{field}" for name in classes for field in getattr(getattr(dd_jax, name), "_fields", ())]
+    assert "Distilled.step_sizes" in fields
+    for name in (*dd_jax.__all__, *fields):
+        _, _, after = page.partition(f' id="{name}"')
+        assert '<div class="docstring">' in re.split("</section>|</div>\\s*<div id=", after)[0], name
+    assert "Alias for field number" not in page
     assert (tmp_path / "dd_jax/estimates.html").is_file()
