@@ -10,6 +10,7 @@ from .base import (
     Params,
     Train,
 )
+from .distillation import Distillation, Diverged, Moment, distil
 from .distilled import noise
 from .estimates import meta_gradient, outer_objective, over_networks, perturbed
 from .evaluation import Loop, Training, evaluate, evaluate_nets, train_and_score
@@ -44,12 +45,15 @@ __all__ = [
     "UNIT",
     "Batch",
     "Criterion",
+    "Distillation",
     "Distilled",
+    "Diverged",
     "Estimate",
     "Field",
     "InnerOptimizer",
     "Loop",
     "Loss",
+    "Moment",
     "Network",
     "OuterRecipe",
     "OuterState",
@@ -65,6 +69,7 @@ __all__ = [
     "cross_entropy",
     "cycle",
     "device_mesh",
+    "distil",
     "evaluate",
     "evaluate_nets",
     "from_flax",

@@ -136,9 +136,9 @@ _OPTIMIZERS = {
 class Loop(NamedTuple):
     """The loop that the data were made with, but for its derivative."""
 
-    optimizer: InnerOptimizer = GRADIENT_DESCENT
-    order: Order = cycle
-    augment: Augment | None = None
+    optimizer: InnerOptimizer = GRADIENT_DESCENT  # turns a gradient into a direction
+    order: Order = cycle  # which distilled examples each step takes
+    augment: Augment | None = None  # of the distilled images, drawn anew in each step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,6 +108,33 @@ def classification_loss(apply: Callable[..., jax.Array], criterion: Criterion = 
     return loss
 
 
+def check_network(
+    apply: Callable[..., jax.Array], theta: Params, image_shape: tuple[int, ...], classes: int, name: str = "it"
+) -> None:
+    """Traces a network on some images, to see that it returns logits.
+
+    Args:
+      apply: ``(theta, images [B, H, W, D]) -> logits [B, C]``.
+      theta: its weights, or their shapes and types.
+      image_shape: (H, W, D).
+      classes: C.
+      name: the network's, for the message.
+
+    Raises:
+      ValueError: it returns something else. What it raises itself is passed on.
+    """
+    count = classes + 1  # other than C, so that the two axes are not mistaken
+    logits = jax.eval_shape(apply, theta, jax.ShapeDtypeStruct((count, *image_shape), jnp.float32))
+    shape = getattr(logits, "shape", None)
+    if shape != (count, classes):
+        raise ValueError(
+            f"network: {name} returns {shape or type(logits).__name__} for {count} images, which is not accepted; "
+            f"return logits [B, C], here {(count, classes)}"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"network: {name} returns {logits.dtype}, which is not accepted; return floats")
+
+
 def relabelling(to: Mapping[int, int], classes: int) -> np.ndarray:
     """The class that each class is called, ``[C]`` integers: K becomes ``to[K]``, and the others stay as they are.
 

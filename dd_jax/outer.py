@@ -224,7 +224,7 @@ class OuterState(NamedTuple):
 
     step: jax.Array  # int32, outer steps done
     params: Any  # what is learned
-    optimizer: optax.OptState
+    optimizer: optax.OptState  # what the outer optimizer remembers
 
 
 class OuterInfo(NamedTuple):
@@ -236,10 +236,10 @@ class OuterInfo(NamedTuple):
 
 
 class OuterStep(NamedTuple):
-    """``init(params) -> state`` and ``update(key, state, theta, batch) -> (state, info)``, both pure."""
+    """Algorithm 1's loop body, as a pair of pure functions."""
 
-    init: Callable[[Any], OuterState]
-    update: Callable[[jax.Array, OuterState, Params, Batch], tuple[OuterState, OuterInfo]]
+    init: Callable[[Any], OuterState]  # params -> state
+    update: Callable[[jax.Array, OuterState, Params, Batch], tuple[OuterState, OuterInfo]]  # of key, state, θ₀, batch
 
 
 def outer_step(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -23,9 +22,11 @@ from dd_jax.files.snapshots import save_snapshot, snapshot
 from dd_jax.hosts import from_first, is_first
 from dd_jax.inner.loop import trainer
 from dd_jax.objectives import classification_loss
-from dd_jax.outer import OuterState, check_recipe, outer_optimizer, outer_step, recipe_estimate
+from dd_jax.outer import OuterState, check_recipe
+from dd_jax.outer_loop import in_turn, step_of_recipe
 from dd_jax.parallel import everywhere, of_networks, spread
 
+from . import tensorboard
 from .command_line import command_line
 from .describe import meta_of
 from .distilled import check_distilled_setting, parametrisation_of, stored_floats
@@ -63,6 +64,8 @@ def _check(config: Config) -> None:
     require(size % parts == 0, "batch_size", size, f"a multiple of outer.perturbations, {parts}")
     require(config.shift >= 0, "shift", config.shift, "0 or more")
     positive("checkpoint_seconds", config.checkpoint_seconds)
+    if config.tensorboard:
+        tensorboard.writer()
     check_distilled_setting(config.distilled)
     optimizer_of(config.inner)
     real_augmentation_of(config)
@@ -152,13 +155,12 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
     loss = classification_loss(network.apply)
     objective = attack.objective(network, classes, criterion_of(config.objective))
 
-    def estimate_at(step):
-        window = window_of(config.inner, step / config.outer.steps)
-        how = {"mode": config.mode, "adjoint_clip": config.outer.adjoint_clip, "window": window}
-        train = trainer(loss, optimizer=inner.optimizer, order=inner.order, augment=inner.augment, **how)
-        return recipe_estimate(config.outer, step, train, objective, learned.decode, many=nets.many, mesh=mesh)
+    def train_at(step):
+        how = {"window": window_of(config.inner, step / config.outer.steps), "adjoint_clip": config.outer.adjoint_clip}
+        return trainer(loss, **inner._asdict(), mode=config.mode, **how)
 
-    outer = outer_step(estimate_at, outer_optimizer(config.outer), fixed=learned.fixed)
+    outer = step_of_recipe(config.outer, train_at, objective, learned, many=nets.many, mesh=mesh)
+    take_step = in_turn(outer)
     augment, augment_normalised = augmentation_of(config), real_augmentation_of(config)
     draw_batch = batch_drawer(dataset, config.batch_size, augment=augment)
     batch_of = batch_maker(dataset, augment=augment)
@@ -171,10 +173,8 @@ def _prepare(config: Config, settings: dict[str, Any], problem: Problem, attack:
         batch = draw_batch(draw_key, split) if index is None else batch_of(draw_key, split, index)
         if augment_normalised is not None:
             batch = (augment_normalised(jax.random.fold_in(draw_key, 1), batch[0]), batch[1])
-        moved, info = outer.update(update_key, outer_state, theta, batch)
-        in_turn = outer_state.step == step - 1  # not so if the step before, still in flight, was refused
-        moved = jax.tree.map(lambda new, old: jnp.where(in_turn, new, old), moved, outer_state)
-        return (moved, key), info._replace(finite=info.finite & in_turn)
+        moved, info = take_step(update_key, outer_state, theta, batch, step)
+        return (moved, key), info
 
     state = spread((outer.init(learned.init(distilled)), keys.batches), everywhere(mesh))
     dealt = of_networks(mesh, many=nets.many)
@@ -263,11 +263,9 @@ def _distil(
     validation, test = (attack.split(s, len(dataset.class_names)) for s in (dataset.validation, dataset.test))
 
     def validate(state):
-        return {
-            "validation_accuracy": float(
-                after(prepared.decode(state[0].params), nets.validation, validation).accuracy.mean()
-            )
-        }
+        distilled = jax.device_get(prepared.decode(state[0].params))
+        accuracy = after(distilled, nets.validation, validation).accuracy.mean()
+        return {"validation_accuracy": float(accuracy), "step_size_mean": float(distilled.step_sizes.mean())}
 
     trained = train(
         workdir,
@@ -279,6 +277,7 @@ def _distil(
         keep=functools.partial(_keep, workdir, prepared, dataset.train),
         checkpoint_seconds=config.checkpoint_seconds,
         remedy="lower --outer.learning-rate or --distilled.step-size",
+        tensorboard=workdir / "tensorboard" if config.tensorboard else None,
     )
     distilled = jax.device_get(prepared.decode(trained.state[0].params))
     say(f"testing on {count_of(nets.test)}")
@@ -286,7 +285,7 @@ def _distil(
     result = {
         **head,
         **_measured(config, prepared, trained, tested, nets.known is not None),
-        **validate(trained.state),
+        "validation_accuracy": validate(trained.state)["validation_accuracy"],
         **fields(known),
         "config": settings,
         **provenance(),

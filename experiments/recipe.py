@@ -54,6 +54,8 @@ class Config(Setting):
     devices: Devices = dataclasses.field(default_factory=Devices)
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard files to tensorboard/ in the work folder; needs pip install 'dd-jax[tensorboard]'."""
     workdir: Path | None = None
     """Where the run lives; runs/EXPERIMENT/PRESET if not given."""
     plan: bool = False
@@ -103,7 +105,13 @@ def mesh_of(config: Config, examples: int, *, many: bool) -> Mesh:
         return device_mesh(nets, wanted.batch or math.gcd(others, *dealt))
 
 
-_NOT_OF_THE_RESULT = ("workdir", "checkpoint_seconds", "plan", "devices")  # settings that do not change it
+_NOT_OF_THE_RESULT = (
+    "workdir",
+    "checkpoint_seconds",
+    "tensorboard",
+    "plan",
+    "devices",
+)  # settings that do not change it
 
 
 def settings_of(config: Config, workdir: Path) -> dict[str, Any]:

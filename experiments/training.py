@@ -19,9 +19,11 @@ from dd_jax.files.atomic import write_atomically
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.hosts import agreed, is_first, several
 from dd_jax.outer import OuterInfo
+from dd_jax.outer_loop import Done, outer_loop
 
 from .progress import Progress, stalled, stalled_hint
 from .say import say
+from .tensorboard import scalars
 
 State = TypeVar("State")
 
@@ -190,11 +192,12 @@ def train(
     checkpoint_seconds: float,
     remedy: str,
     keep: Callable[[int, State], None] | None = None,
+    tensorboard: Path | None = None,
 ) -> Trained:
     """Runs outer steps up to ``steps``, from the newest checkpoint in ``workdir`` if there is one.
 
-    Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/``. The metrics of a step are
-    fetched only after the next is dispatched, so the device does not wait for Python.
+    Writes ``metrics.jsonl`` (a line per step, and one per validation) and ``checkpoints/`` while
+    :func:`dd_jax.outer_loop.outer_loop` goes on.
 
     Several processes call this together. The first one writes the metrics; all save, and stop, after the same step.
 
@@ -209,6 +212,7 @@ def train(
       remedy: what to change when the loss is not finite.
       keep: ``(step, state)``, called before the first step and after each validation, to keep what may be looked at
         later; does not change the state.
+      tensorboard: a folder for TensorBoard files with the metrics; none are written if not given.
 
     Raises:
       RunError: the loss or the meta-gradient was not finite; the last good state is saved.
@@ -233,38 +237,45 @@ def train(
 
         hinted = False
         progress = Progress(steps, start, silent=not is_first())
-        with (metrics_path if is_first() else Path(os.devnull)).open("a") as file, progress, signals() as signalled:
+        with (
+            (metrics_path if is_first() else Path(os.devnull)).open("a") as file,
+            scalars(tensorboard if is_first() else None, start) as tell,
+            progress,
+            signals() as signalled,
+        ):
 
             def record(step: int, values: Mapping[str, float]) -> None:
                 metrics.append({"step": step, **values, "seconds": round(time.monotonic() - began, 3)})
                 print(json.dumps(metrics[-1]), file=file, flush=True)
+                tell(step, values)
 
-            def settle(step: int, info: OuterInfo) -> None:
-                """Records a dispatched step once its numbers are there; a refused one ends the run."""
-                loss, norm, finite = (x.item() for x in jax.device_get(info))
-                if not finite:
-                    save(step - 1, state)
+            def settle(done: Done) -> None:
+                """Records a step; a refused one ends the run."""
+                if not done.finite:
+                    save(done.step - 1, done.state)
                     raise RunError(
-                        f"step {step}: the loss is {loss} and the meta-gradient's norm {norm}; {remedy}. "
-                        f"The state after step {step - 1} is saved in {workdir / 'checkpoints'}"
+                        f"step {done.step}: the loss is {done.loss} and the meta-gradient's norm {done.gradient_norm}; "
+                        f"{remedy}. The state after step {done.step - 1} is saved in {workdir / 'checkpoints'}"
                     )
-                record(step, {"loss": loss, "gradient_norm": norm})
-                progress.stepped(loss)
+                record(done.step, {"loss": done.loss, "gradient_norm": done.gradient_norm})
+                progress.stepped(done.loss)
 
-            if keep is not None and not start:
-                keep(0, state)
-            pending = None
-            for step in range(start + 1, steps + 1):
-                state, info = update(state, step)
-                if pending is not None:
-                    settle(*pending)
-                pending = (step, info)
+            validating = saving = stopping = 0  # as after the last step that was asked about
+
+            def rests(step: int) -> bool:
+                nonlocal validating, saving, stopping
                 validating = step % validate_every == 0 or step == steps
                 stopping = _stopping(step, signalled())
                 saving = pace.due(step) or stopping or step == steps
-                if validating or saving:
-                    settle(*pending)
-                    pending = None
+                return bool(validating or saving)
+
+            if keep is not None and not start:
+                keep(0, state)
+            for done in outer_loop(state, update, steps, start=start, rests=rests):
+                step, state = done.step, done.state
+                settle(done)
+                if not done.rests:
+                    continue
                 if validating:
                     record(step, found := validate(state))
                     progress.validated(found.get("validation_accuracy"))

@@ -1,5 +1,6 @@
 """The experiment as a user runs it: results, resuming after a kill, refusals that overwrite nothing."""
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from events import shown_by_tensorboard
 
 from dd_jax.base import Distilled
 from dd_jax.data.dataset import make_dataset
@@ -55,7 +57,8 @@ def files(folder):
 def finished(tmp_path_factory):
     """A short run, uninterrupted, through the command line's own entry."""
     workdir = tmp_path_factory.mktemp("run") / "digits"
-    fixed_init.main([*SMALL, "--workdir", str(workdir)])
+    watched = ["--tensorboard"] if importlib.util.find_spec("tensorboardX") else []
+    fixed_init.main([*SMALL, *watched, "--workdir", str(workdir)])
     return workdir
 
 
@@ -77,6 +80,15 @@ def test_metrics_have_a_line_per_step_and_a_validation_at_the_end(finished):
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 81))
     assert lines[-1]["step"] == 80
     assert 0 < lines[-1]["validation_accuracy"] <= 1
+    sizes = load_distilled(finished / "distilled.npz").step_sizes
+    assert lines[-1]["step_size_mean"] == pytest.approx(sizes.mean(), rel=1e-6)
+
+
+def test_tensorboard_is_given_the_metrics(finished):
+    pytest.importorskip("tensorboardX")
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    told = {(line["step"], name): line[name] for line in lines for name in set(line) - {"step", "seconds"}}
+    assert shown_by_tensorboard(finished / "tensorboard") == pytest.approx(told, rel=1e-6)
 
 
 @pytest.mark.slow

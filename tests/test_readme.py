@@ -1,5 +1,6 @@
 """The README and docs/ hold: their Python runs, their commands are understood, and their links lead somewhere."""
 
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -8,67 +9,115 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.files.distilled_file import load_distilled
 from experiments import command_line, distil
 from experiments.distilled import check_distilled_setting
 from experiments.inner import check_inner
-from experiments.problem import assemble
+from experiments.nets import nets_of
+from experiments.problem import data_of, network_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
+def examples_in(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def python_examples(page):
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return examples_in((ROOT / page).read_text())
 
 
-def test_the_examples_train_a_classifier_on_ten_images_and_take_an_objective():
-    first, second = python_examples("README.md")
+def test_the_example_distils_ten_images_for_a_classifier(capsys):
+    (example,) = python_examples("README.md")
     names: dict = {}
-    exec(first, names)
-    assert names["distilled"].images.shape == (1, 10, 8, 8, 1)
-    assert names["accuracy"] > 0.8
-    batch = names["images"], names["labels"]
-    start = names["outer"].init(names["state"].params)
-    _, plain = names["outer"].update(jax.random.key(0), start, names["theta"], batch)
-    exec(second, names)
-    _, info = names["outer"].update(jax.random.key(0), start, names["theta"], batch)
-    zeros = np.asarray(batch[1][:, 0], bool)
-    trained = names["trained"]
-    share = names["loss"](trained, batch[0][zeros], batch[1][zeros]).mean() * zeros.mean()
-    np.testing.assert_allclose(info.loss, plain.loss + share, rtol=1e-4)
+    exec(example, names)
+    assert names["run"].distilled.images.shape == (1, 10, 8, 8, 1)
+    before, after = names["run"].scores.accuracy[0]
+    assert before < 0.2 < 0.85 < after
+    assert len(capsys.readouterr().out.splitlines()) == 20 + 1
 
 
-@pytest.fixture(scope="module")
-def mine(tmp_path_factory):
-    """The examples of docs/extending.md as the file that the page says they are, in the current directory."""
-    folder = tmp_path_factory.mktemp("mine")
-    (folder / "mine.py").write_text("\n\n".join(python_examples("docs/extending.md")))
+def files_of(page):
+    """The files that the examples of a page are, by name."""
+    if page != "docs/own_network.md":
+        return {"mine.py": "\n\n".join(python_examples(page))}
+    before, after = (ROOT / page).read_text().split("\n## From Python\n")
+    return {name: "\n\n".join(examples_in(text)) for name, text in (("mine.py", before), ("run.py", after))}
+
+
+@contextlib.contextmanager
+def imported_from(page, folder):
+    """The examples of a page in ``mine.py``, imported from the current directory."""
+    for name, text in files_of(page).items():
+        (folder / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
+        patch.delitem(sys.modules, "mine", raising=False)
         yield importlib.import_module("mine")
-    del sys.modules["mine"]
+        del sys.modules["mine"]
 
 
-def test_the_examples_of_extending_distil_with_pieces_from_outside(mine):
-    assert mine.data.class_names == ("plain", "striped")
-    assert (mine.images.shape, mine.labels.shape) == ((16, 8, 8, 1), (16, 2))
-    assert mine.info.finite
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """The examples of docs/extending.md; they have run."""
+    with imported_from("docs/extending.md", tmp_path_factory.mktemp("pieces")) as module:
+        yield module
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """The functions of docs/own_network.md."""
+    with imported_from("docs/own_network.md", tmp_path) as module:
+        yield module
+
+
+def test_the_examples_of_extending_distil_with_pieces_from_outside(pieces):
+    assert pieces.data.class_names == ("plain", "striped")
+    assert (pieces.images.shape, pieces.labels.shape) == ((16, 8, 8, 1), (16, 2))
+    assert pieces.info.finite
     for part in ("images", "labels", "step_sizes", "hyper"):  # each is learned
-        before, after = getattr(mine.first, part), getattr(mine.distilled, part)
+        before, after = getattr(pieces.first, part), getattr(pieces.distilled, part)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, after))), part
-    np.testing.assert_allclose(mine.distilled.labels.sum(-1), 1, rtol=1e-5)
-    assert np.abs(mine.distilled.images).max() < 3
-    assert mine.score.accuracy > 0.9
+    np.testing.assert_allclose(pieces.distilled.labels.sum(-1), 1, rtol=1e-5)
+    assert np.abs(pieces.distilled.images).max() < 3
+    assert pieces.score.accuracy > 0.9
 
 
-def test_the_order_and_the_window_of_extending_are_what_the_page_says(mine):
-    np.testing.assert_array_equal(mine.backwards(None, 3, 1, 5), [2, 1, 0, 2, 1])
-    starts = jax.vmap(lambda key: mine.near_the_end(key, 7))(jax.random.split(jax.random.key(0), 30))
+def test_the_order_and_the_window_of_extending_are_what_the_page_says(pieces):
+    np.testing.assert_array_equal(pieces.backwards(None, 3, 1, 5), [2, 1, 0, 2, 1])
+    starts = jax.vmap(lambda key: pieces.near_the_end(key, 7))(jax.random.split(jax.random.key(0), 30))
     assert set(starts.tolist()) == {5, 6, 7}
+
+
+def test_the_run_of_own_network_uses_its_pieces_and_writes_a_file(mine, tmp_path, capsys):
+    called = set()
+
+    def noted(name, function):
+        return lambda *arguments: called.add(name) or function(*arguments)
+
+    for name in ("focal", "mirrored"):
+        setattr(mine, name, noted(name, getattr(mine, name)))
+    names: dict = {}
+    exec((tmp_path / "run.py").read_text(), names)
+    assert called == {"focal", "mirrored"}
+    assert names["before"] < 0.3 < 0.7 < names["after"]
+    assert re.fullmatch(r"(\d+ of 100: loss \d\.\d+, validation \d+\.\d%\n)+", capsys.readouterr().out)
+    held = load_distilled(tmp_path / "distilled.npz")
+    np.testing.assert_array_equal(held.images, names["images"])
+    assert held.meta["class_names"] == [str(digit) for digit in range(10)]
+
+
+def test_the_objective_of_own_network_counts_easy_examples_less(mine):
+    logits, labels = jnp.array([[4.0, 0.0], [0.0, 0.0]]), jnp.eye(2)[np.zeros(2, int)]
+    easy, hard = mine.focal(logits, labels) / mine.dd.cross_entropy(logits, labels)
+    assert easy < 0.001
+    assert hard == pytest.approx(0.25)
 
 
 @dataclasses.dataclass
@@ -113,24 +162,33 @@ def test_every_command_is_understood(command, monkeypatch):
         check_inner(config.inner, distilled.steps * distilled.epochs, images, classes=10)
 
 
-@pytest.mark.parametrize("command", commands(ROOT / "docs/extending.md"))
-def test_the_commands_of_extending_find_its_functions(command, mine, monkeypatch):
+OWN = [line for line in commands(ROOT / "docs/own_network.md") if "mine:" in line]
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_the_commands_of_own_network_find_its_functions(command, mine, monkeypatch):
     *_, config = understood(command, monkeypatch)
-    problem = assemble(config, config.switch_width)
-    assert problem.dataset.class_names == ("plain", "striped")
-    theta = jax.eval_shape(problem.network.init, jax.random.key(0))
+    network = network_of(config, (8, 8, 1), classes=2)
+    theta = jax.eval_shape(network.init, jax.random.key(0))
     width = 8 if "width=8" in command else 16
     assert theta["params"]["Conv_0"]["kernel"].shape == (3, 3, 1, width)
     assert distil.criterion_of(config.objective) is (mine.focal if config.objective else mine.dd.cross_entropy)
 
 
-def test_the_law_of_extending_is_drawn_on_the_command_line(mine, monkeypatch):
-    halved = next(command for command in commands(ROOT / "docs/extending.md") if "halved" in command)
-    *_, config = understood(halved, monkeypatch)
-    known = assemble(config, config.switch_width).nets.known
-    *_, config = understood(halved.replace("halved", "small"), monkeypatch)
-    whole = assemble(config, config.switch_width).nets.known
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-6), known, whole)
+def test_the_law_of_own_network_is_drawn_on_the_command_line(mine, monkeypatch):
+    (halved,) = (command for command in OWN if "halved" in command)
+    drawn = []
+    for command in (halved, halved.replace("halved", "small")):
+        *_, config = understood(command, monkeypatch)
+        network = network_of(config, (8, 8, 1), classes=2)
+        drawn.append(nets_of(config.weights, network, (8, 8, 1), config.seed).training(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-6), *drawn)
+
+
+def test_the_command_of_extending_reads_its_data(monkeypatch, pieces):
+    (command,) = commands(ROOT / "docs/extending.md")
+    *_, config = understood(command, monkeypatch)
+    assert data_of(config).dataset.class_names == pieces.data.class_names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

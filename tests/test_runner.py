@@ -12,16 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from events import shown_by_tensorboard
 
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
-from experiments import progress, training
+from experiments import fixed_init, progress, training
 from experiments.command_line import run_as_script
+from experiments.tensorboard import scalars
 from experiments.training import RunError, Stopped, train
 from experiments.workdir import claimed, locked
 
 
-def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9, keep=None):
+def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoint_seconds=1e9, keep=None, **options):
     """Counts up by halves; from step ``bad_from`` on it refuses to move, as an outer step does on a NaN."""
 
     def update(state, step):
@@ -42,6 +44,7 @@ def toy_train(workdir, *, steps, bad_from=None, signal_at=(None, None), checkpoi
         checkpoint_seconds=checkpoint_seconds,
         remedy="lower something",
         keep=keep,
+        **options,
     )
 
 
@@ -63,6 +66,31 @@ def test_what_may_be_looked_at_later_is_kept_once_at_first_and_at_each_validatio
         toy_train(tmp_path, steps=10, signal_at=(5, signal.SIGINT), keep=lambda step, state: kept.append((step, state)))
     toy_train(tmp_path, steps=10, keep=lambda step, state: kept.append((step, state)))
     assert [(step, float(state["x"])) for step, state in kept] == [(0, 0.0), (4, 2.0), (8, 4.0), (10, 5.0)]
+
+
+def test_tensorboard_shows_the_metrics_of_a_run_that_was_cut_short_and_went_on(tmp_path):
+    pytest.importorskip("tensorboardX")
+    folder = tmp_path / "tensorboard"
+    with pytest.raises(Stopped):
+        toy_train(tmp_path, steps=10, signal_at=(5, signal.SIGINT), tensorboard=folder)
+    (first,) = folder.iterdir()
+    with scalars(folder, 5) as tell:  # what was written after the last checkpoint
+        tell(6, {"loss": 100.0, "lost": 1.0})
+    next(folder.glob("*.5")).rename(folder / f"{first.name}b")  # the next one may be of the same second
+    toy_train(tmp_path, steps=10, tensorboard=folder)
+    metrics = training.read_lines(tmp_path / "metrics.jsonl")
+    told = {(line["step"], name): line[name] for line in metrics for name in set(line) - {"step", "seconds"}}
+    assert len(told) == 2 * 10 + 3
+    shown = shown_by_tensorboard(folder)
+    assert shown == pytest.approx(told, rel=1e-6)
+
+
+def test_without_tensorboardx_its_files_are_refused_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    message = r"^tensorboard: it needs tensorboardX, which is not installed; pip install 'dd-jax\[tensorboard\]'$"
+    with pytest.raises(ValueError, match=message):
+        fixed_init.main(["digits", "--tensorboard", "--workdir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_log_file_has_plain_lines(tmp_path, capsys, monkeypatch):

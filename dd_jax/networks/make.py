@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from dd_jax.base import Network
@@ -25,6 +24,7 @@ from dd_jax.networks.modules import from_equinox, from_flax, from_nnx, is_equino
 from dd_jax.networks.options import ImageShape, converted
 from dd_jax.networks.resnet import describe_resnet18, resnet18
 from dd_jax.networks.surrogates import surrogates
+from dd_jax.objectives import check_network
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     make.__name__: make for make in (lenet, alexcifarnet, alexnet, convnet, mlp, resnet18)
@@ -91,7 +91,8 @@ def make_network(
         network = _network(
             name, lambda **drawn: make(image_shape, classes, **arguments, **drawn), parameters, image_shape
         )
-        _check_logits(name, network, image_shape, classes)
+        weights = jax.eval_shape(network.init, jax.random.key(0))
+        check_network(network.apply, weights, image_shape, classes, name)
     return network
 
 
@@ -185,18 +186,3 @@ def _network(name: str, make: Callable[..., Any], parameters: Mapping[str, Any],
     if isinstance(made, tuple) and len(made) == 2 and all(map(callable, made)):
         return Network(*made)
     raise ValueError(f"network: {name} returns {type(made).__name__}, which is not accepted; return {_KINDS}")
-
-
-def _check_logits(name: str, network: Network, image_shape: ImageShape, classes: int) -> None:
-    """Traces the network on some images; their number is not C, so that the two axes are not mistaken."""
-    count = classes + 1
-    images = jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
-    logits = jax.eval_shape(network.apply, jax.eval_shape(network.init, jax.random.key(0)), images)
-    shape = getattr(logits, "shape", None)
-    if shape != (count, classes):
-        raise ValueError(
-            f"network: {name} returns {shape or type(logits).__name__} for {count} images, which is not accepted; "
-            f"return logits [B, C], here {(count, classes)}"
-        )
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"network: {name} returns {logits.dtype}, which is not accepted; return floats")
