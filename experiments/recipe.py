@@ -120,7 +120,8 @@ def is_papers_method(config: Config) -> bool:
     """Whether what is learned, and how networks train on it, are the paper's: then its figures may stand beside it."""
     shape = config.distilled
     papers = dataclasses.replace(shape, labels="fixed", pixels="learned", images=None)
-    return shape == papers and config.inner == Inner() and config.images.zca is None and not config.images.classes
+    images = dataclasses.replace(config.images, zca=None, classes=(), train_split=None, test_split=None)
+    return shape == papers and config.inner == Inner() and config.images == images
 
 
 def reported(experiment: str, config: Config) -> Reported:
