@@ -127,7 +127,7 @@ def is_papers_method(config: Config) -> bool:
 def reported(experiment: str, config: Config) -> Reported:
     """The paper's figures for this experiment, data set and shape of distilled data; empty where it has none."""
     shape = config.distilled
-    if not is_papers_method(config):
+    if not is_papers_method(config) or not isinstance(shape.images_per_class, int):
         return {}
     return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
 

@@ -1,6 +1,7 @@
 """What a run leaves beside its numbers: pictures, a page, and the last lines printed."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dd_jax.data.normalisation import unwhitened
+from dd_jax.distilled import images_of_classes
 from dd_jax.files.atomic import first_line, write_atomically
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.figures import draw_images, to_png
@@ -72,7 +74,7 @@ def facts_of(workdir: Path) -> Facts:
         read_lines(workdir / "metrics.jsonl"),
         load_snapshots(workdir / SNAPSHOTS, result["outer_steps"], shape),
         load_scored(workdir / SCORES),
-        _baselines_of(workdir, result, shown.images.shape[0] * shown.images.shape[1]),
+        _baselines_of(workdir, result, shown),
         command,
         [(name, _told(preset), _told(value)) for name, preset, value in changed],
     )
@@ -87,7 +89,7 @@ def _told(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _baselines_of(workdir: Path, result: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
+def _baselines_of(workdir: Path, result: Mapping[str, Any], shown: Shown) -> list[dict[str, Any]]:
     """The baselines measured beside a run; those of random networks, of as many images, may lie in a folder beside."""
     beside = workdir.resolve().parent.parent / "baselines" / result["preset"] / "result.json"
     for path in (workdir / "baselines" / "result.json", workdir / "baselines.json", beside):
@@ -97,9 +99,9 @@ def _baselines_of(workdir: Path, result: Mapping[str, Any], images: int) -> list
             alike = all(config[name] == own[name] for name in ("dataset", "network")) and all(
                 config["weights"].get(name) == own["weights"].get(name) for name in ("law", "gain", "bank")
             )
-            many = len(content["rows"]) and config["steps"] * config["images_per_class"]
-            count = many * (images // max(1, own["distilled"]["steps"] * own["distilled"]["images_per_class"]))
-            if path != beside or (alike and count == images and result.get("networks") == "random"):
+            count = config["steps"] * sum(images_of_classes(config["images_per_class"], shown.labels.shape[2]))
+            alike = alike and result.get("networks") == "random" and count == math.prod(shown.labels.shape[:2])
+            if path != beside or alike:
                 return content["rows"]
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from dd_jax.distilled import images_of_classes
 from experiments import command_line, distil
 from experiments.distilled import check_distilled_setting
 from experiments.inner import check_inner
@@ -109,7 +110,7 @@ def test_every_command_is_understood(command, monkeypatch):
     if isinstance(config, distil.Config):
         distilled = config.distilled
         check_distilled_setting(distilled)
-        images = distilled.steps * (distilled.images or 10 * distilled.images_per_class)
+        images = distilled.steps * (distilled.images or sum(images_of_classes(distilled.images_per_class, 10)))
         check_inner(config.inner, distilled.steps * distilled.epochs, images, classes=10)
 
 
