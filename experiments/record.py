@@ -18,7 +18,7 @@ from dd_jax.files.report.page import html_report
 from dd_jax.files.report.tiles import chosen
 from dd_jax.files.scored import load_scored
 from dd_jax.files.snapshots import load_snapshots
-from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
+from dd_jax.files.text import BALANCED, accuracy_title, budget, percent, percent_reported
 
 from .repeat import repeated
 from .training import read_lines
@@ -119,5 +119,8 @@ def print_result(result: Mapping[str, Any], workdir: Path) -> None:
     for when, score in result["test_accuracy"].items():
         measured = percent(score, known=result["networks"] == "known")
         print(f"{title} {when:>6} the steps: {measured}   (reported by the paper: {quoted[when]})")
+    for when, score in result.get("balanced_test_accuracy", {}).items():
+        measured = percent(score, known=result["networks"] == "known")
+        print(f"{BALANCED} {when:>6} the steps: {measured}")
     page = workdir / "report.html"
     print(f"{budget(result)}; the report is {page}")

@@ -128,7 +128,7 @@ def test_each_class_may_have_a_number_of_images_of_its_own():
             ValueError, match=rf"^images_per_class: {re.escape(str(counts))} is not accepted; {message}"
         ):
             noise(jax.random.key(0), SHAPE, 3, steps=1, epochs=1, images_per_class=counts)
-    with pytest.raises(ValueError, match="^images_per_class: 7 in each of 2 steps are 14 of class 1"):
+    with pytest.raises(ValueError, match=r"^images_per_class: 7 in each of 2 steps are 14 of class 1"):
         random_real(jax.random.key(0), SPLIT, Layout(classes=3, steps=2, epochs=1, images_per_class=(1, 7, 1)))
 
 
