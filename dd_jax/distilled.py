@@ -91,7 +91,7 @@ def images_of_classes(images_per_class: int | Sequence[int], classes: int) -> tu
 
 def one_hot_labels(counts: Sequence[int]) -> jax.Array:
     """Labels of so many images of each class, ``[M, C]``, one-hot, class after class."""
-    return jnp.repeat(jnp.eye(len(counts)), np.array(counts), axis=0, total_repeat_length=sum(counts))
+    return jnp.asarray(np.repeat(np.eye(len(counts), dtype=jnp.result_type(float)), counts, axis=0))
 
 
 def first_labels(images: int, classes: int) -> jax.Array:
