@@ -145,8 +145,8 @@ SMALL = ["--outer.steps", "2", "--batch-size", "32", "--outer.perturbations", "1
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_page_run(command, config_of, here, tmp_path):
-    arguments = [*shlex.split(command)[3:], *SMALL, "--workdir", str(tmp_path / "run")]
-    fixed_init.main(arguments)
+    network = [] if "--dataset ./pictures" in command else ["--network", "mlp", "--network-options", "hidden=8"]
+    fixed_init.main([*shlex.split(command)[3:], *network, *SMALL, "--workdir", str(tmp_path / "run")])
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test_accuracy"]["after"]["n"] == 1
     assert (tmp_path / "run" / "report.html").is_file()
 
