@@ -13,7 +13,7 @@ from .base import (
 from .distillation import Distillation, Diverged, Moment, distil
 from .distilled import noise
 from .estimates import meta_gradient, outer_objective, over_networks, perturbed
-from .evaluation import Loop, Training, evaluate, evaluate_nets, train_and_score
+from .evaluation import Loop, Training, balanced_accuracy, evaluate, evaluate_nets, train_and_score
 from .files.recorded import load
 from .inner.loop import trainer, unroll
 from .inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
@@ -64,6 +64,7 @@ __all__ = [
     "Training",
     "Window",
     "augmentation",
+    "balanced_accuracy",
     "class_subsets",
     "classification_loss",
     "cross_entropy",

@@ -20,6 +20,7 @@ from dd_jax.base import Distilled
 from dd_jax.checks import positive, require
 from dd_jax.data.dataset import Split
 from dd_jax.data.normalisation import normalise
+from dd_jax.distilled import images_of_classes, one_hot_labels
 
 Score = Callable[[Distilled], float]
 """How good a candidate is, higher is better: measured on training or validation data, never on the test split."""
@@ -39,20 +40,26 @@ class Layout:
     """S, distinct gradient steps."""
     epochs: int
     """E, passes over them; T = E·S."""
-    images_per_class: int = 1
-    """Images of each class in each step, so M = C · images_per_class."""
+    images_per_class: int | tuple[int, ...] = 1
+    """Images of each class in each step, so M = C · images_per_class; or a number for each class, whose sum is M."""
     step_size: float = 0.02
     """η̃ of every step."""
 
     def __post_init__(self):
-        for name in ("classes", "steps", "epochs", "images_per_class"):
+        for name in ("classes", "steps", "epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        images_of_classes(self.images_per_class, self.classes)
         positive("step_size", self.step_size)
 
     @property
-    def of_each_class(self) -> int:
-        """Images of each class in all steps together, S · images_per_class."""
-        return self.steps * self.images_per_class
+    def counts(self) -> tuple[int, ...]:
+        """Images of each class in each step, C of them."""
+        return images_of_classes(self.images_per_class, self.classes)
+
+    @property
+    def of_each_class(self) -> tuple[int, ...]:
+        """Images of each class in all steps together, C of them."""
+        return tuple(self.steps * count for count in self.counts)
 
 
 def random_real(key: jax.Array, split: Split, layout: Layout) -> Distilled:
@@ -71,8 +78,8 @@ def random_real(key: jax.Array, split: Split, layout: Layout) -> Distilled:
     """
     labels = _checked_labels(split, layout, layout.of_each_class)
     shuffled = np.asarray(jax.random.permutation(key, len(labels)))
-    of_class = [shuffled[labels[shuffled] == c][: layout.of_each_class] for c in range(layout.classes)]
-    return _arranged(normalise(split.images[np.stack(of_class)], split.normalisation), layout)
+    of_class = [shuffled[labels[shuffled] == c][:needed] for c, needed in enumerate(layout.of_each_class)]
+    return _arranged(normalise(split.images[np.concatenate(of_class)], split.normalisation), layout)
 
 
 def optimized_real(
@@ -129,14 +136,13 @@ def k_means(split: Split, layout: Layout, *, seed: int = 0, n_init: int = 1) -> 
     require(n_init >= 1, "n_init", n_init, "1 or more")
     labels = _checked_labels(split, layout, layout.of_each_class)
 
-    def centres(images):
+    def centres(images, k):
         flat = np.asarray(normalise(images, split.normalisation)).reshape(len(images), -1)
-        k = layout.of_each_class
         fitted = KMeans(k, n_init=n_init, random_state=seed).fit(flat)  # pyright: ignore[reportArgumentType]  "auto" or int
         return fitted.cluster_centers_
 
-    of_class = np.stack([centres(split.images[labels == c]) for c in range(layout.classes)])
-    return _arranged(jnp.asarray(of_class).reshape(*of_class.shape[:2], *split.images.shape[1:]), layout)
+    of_class = np.concatenate([centres(split.images[labels == c], k) for c, k in enumerate(layout.of_each_class)])
+    return _arranged(jnp.asarray(of_class).reshape(-1, *split.images.shape[1:]), layout)
 
 
 def average_image(split: Split, layout: Layout) -> Distilled:
@@ -151,11 +157,11 @@ def average_image(split: Split, layout: Layout) -> Distilled:
     Raises:
       ValueError: a class without examples, or the labels go beyond ``layout.classes``.
     """
-    labels = _checked_labels(split, layout, 1)
+    labels = _checked_labels(split, layout, (1,) * layout.classes)
     images = np.asarray(split.images)
     means = np.stack([images[labels == c].mean(0, dtype=np.float64) for c in range(layout.classes)])
     of_class = normalise(jnp.asarray(means), split.normalisation)
-    return _arranged(jnp.repeat(of_class[:, None], layout.of_each_class, axis=1), layout)
+    return _arranged(of_class[np.repeat(np.arange(layout.classes), layout.of_each_class)], layout)
 
 
 def nearest_neighbours(distilled: Distilled, images: jax.Array, *, k: int, p: int) -> np.ndarray:
@@ -238,31 +244,34 @@ def best_step_size(step_sizes: Sequence[float], score: Callable[[float], float])
     return float(step_sizes[_best_first([float(score(step_size)) for step_size in step_sizes])[0]])
 
 
-def _checked_labels(split: Split, layout: Layout, needed: int) -> np.ndarray:
-    """The labels, ``[N]``, of a split that has ``needed`` examples of every class and none of any other."""
+def _checked_labels(split: Split, layout: Layout, needed: Sequence[int]) -> np.ndarray:
+    """The labels, ``[N]``, of a split that has so many examples of each class and none of any other."""
     labels = np.asarray(split.labels)
     sizes = np.bincount(labels, minlength=layout.classes)
     require(len(sizes) == layout.classes, "classes", layout.classes, f"{len(sizes)}, as many as the labels have")
     for c, size in enumerate(sizes):
         if size == 0:
             raise ValueError(f"split: class {c} has no examples; every class needs some")
-        if size < needed:
+        if size < needed[c]:
             raise ValueError(
-                f"images_per_class: {layout.images_per_class} in each of {layout.steps} steps are {needed} of class "
+                f"images_per_class: {layout.counts[c]} in each of {layout.steps} steps are {needed[c]} of class "
                 f"{c}, which has {size}; use {size} or fewer in all steps together"
             )
     return labels
 
 
 def _arranged(images: jax.Array, layout: Layout) -> Distilled:
-    """Lays out ``[C, S · images_per_class, H, W, D]`` by step, and within a step by class."""
-    classes, steps, count = layout.classes, layout.steps, layout.images_per_class
-    shape = images.shape[2:]
-    by_step = images.reshape(classes, steps, count, *shape).swapaxes(0, 1)
+    """Lays out the images of class after class, ``[S · M, H, W, D]``, by step, and within a step by class."""
+    counts = np.array(layout.counts)
+    before = np.cumsum(counts) - counts  # images of the classes before, in a step
+    of_class = np.repeat(np.arange(layout.classes), counts)  # [M]
+    rank = np.arange(len(of_class)) - before[of_class]  # [M] among those of its class in a step
+    steps = np.arange(layout.steps)[:, None]
+    place = layout.steps * before[of_class] + counts[of_class] * steps + rank  # [S, M]
     return Distilled(
-        images=by_step.reshape(steps, classes * count, *shape),
-        labels=jnp.tile(jnp.repeat(jnp.eye(classes, dtype=images.dtype), count, axis=0), (steps, 1, 1)),
-        step_sizes=jnp.full(steps * layout.epochs, layout.step_size, images.dtype),
+        images=images[place],
+        labels=jnp.tile(one_hot_labels(layout.counts).astype(images.dtype), (layout.steps, 1, 1)),
+        step_sizes=jnp.full(layout.steps * layout.epochs, layout.step_size, images.dtype),
     )
 
 

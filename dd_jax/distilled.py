@@ -16,12 +16,14 @@ x, y           ``batch``           a real minibatch: ``[B, H, W, D]`` and ``[B, 
 =============  ==================  ====================================================================
 """
 
-import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.base import Distilled, Params
+from dd_jax.checks import positive, require
 
 
 def noise(
@@ -31,7 +33,7 @@ def noise(
     *,
     steps: int,
     epochs: int,
-    images_per_class: int = 1,
+    images_per_class: int | Sequence[int] = 1,
     images: int | None = None,
     scale: float = 1.0,
     step_size: float = 0.02,
@@ -44,28 +46,52 @@ def noise(
       classes: C.
       steps: S, distinct gradient steps.
       epochs: E, passes over them; T = E·S.
-      images_per_class: images of each class in each step, so M = C · images_per_class.
+      images_per_class: images of each class in each step, so M = C · images_per_class; or a number for each class,
+        whose sum is M.
       images: M itself, in place of ``images_per_class``; any number, also fewer than classes.
       scale: standard deviation of the pixels, in normalised units (1 in the paper).
       step_size: the initial η̃ of every step, positive.
 
     Raises:
-      ValueError: a count below one, or a scale or step size that is not positive.
+      ValueError: a count below one, numbers of images for other than C classes, or a scale or step size that is not
+        positive.
     """
-    for name, value, least in (("steps", steps, 1), ("epochs", epochs, 1), ("images_per_class", images_per_class, 1)):
-        if value < least:
-            raise ValueError(f"{name}: {value} is not accepted; use {least} or more")
+    counts = images_of_classes(images_per_class, classes)
+    for name, value in (("steps", steps), ("epochs", epochs)):
+        require(value >= 1, name, value, "1 or more")
     for name, value in (("scale", scale), ("step_size", step_size)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}: {value} is not accepted; use a positive number")
-    count = classes * images_per_class if images is None else images
-    if count < 1:
-        raise ValueError(f"images: {count} is not accepted; use 1 or more")
+        positive(name, value)
+    if images is None:
+        labels = one_hot_labels(counts)
+    else:
+        require(images >= 1, "images", images, "1 or more")
+        labels = first_labels(images, classes)
     return Distilled(
-        images=scale * jax.random.normal(key, (steps, count, *image_shape)),
-        labels=jnp.tile(first_labels(count, classes), (steps, 1, 1)),
+        images=scale * jax.random.normal(key, (steps, len(labels), *image_shape)),
+        labels=jnp.tile(labels, (steps, 1, 1)),
         step_sizes=jnp.full(steps * epochs, step_size),
     )
+
+
+def images_of_classes(images_per_class: int | Sequence[int], classes: int) -> tuple[int, ...]:
+    """How many images of each class there are: C numbers, of one for all classes or one for each.
+
+    >>> images_of_classes(2, classes=3), images_of_classes((3, 1, 1), classes=3)
+    ((2, 2, 2), (3, 1, 1))
+
+    Raises:
+      ValueError: another number of them than C, or one below 1.
+    """
+    counts = tuple(images_per_class) if isinstance(images_per_class, Sequence) else (images_per_class,) * classes
+    accepted = f"a number for all classes, or {classes}, one for each"
+    require(len(counts) == classes, "images_per_class", images_per_class, accepted)
+    require(min(counts, default=1) >= 1, "images_per_class", images_per_class, "1 or more")
+    return counts
+
+
+def one_hot_labels(counts: Sequence[int]) -> jax.Array:
+    """Labels of so many images of each class, ``[M, C]``, one-hot, class after class."""
+    return jnp.asarray(np.repeat(np.eye(len(counts), dtype=jnp.result_type(float)), counts, axis=0))
 
 
 def first_labels(images: int, classes: int) -> jax.Array:

@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from dd_jax import backend
 from dd_jax.base import Augment, Criterion, Distilled, Loss, Params
@@ -101,6 +103,21 @@ def right_by_class(
       apply, theta, split, classes, chunk: as in :func:`evaluate`.
     """
     return jnp.diagonal(confusion(apply, theta, split, classes, chunk=chunk))
+
+
+def balanced_accuracy(right: ArrayLike, examples: ArrayLike) -> np.ndarray:
+    """The mean of the classes' accuracies, which counts every class alike, whatever its size: ``[…]``.
+
+    >>> print(balanced_accuracy([90, 1], [90, 10]))
+    0.55
+
+    Args:
+      right: examples named rightly of each class, ``[…, C]``: :func:`right_by_class`.
+      examples: of each class, ``[C]``. A class without examples does not count.
+    """
+    right, examples = np.asarray(right, np.float64), np.asarray(examples)
+    there = examples > 0
+    return (right[..., there] / examples[there]).mean(-1)
 
 
 def _logits(apply, theta, images, split):

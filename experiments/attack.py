@@ -166,7 +166,7 @@ PRESETS = _OURS | _AUTHORS
 def reported(config: Config) -> Reported:
     """The paper's accuracies on class K, where this is its attack; else empty."""
     base, shape = config.base, config.base.distilled
-    if not (config.keep_labels and is_papers_method(base)):
+    if not (config.keep_labels and is_papers_method(base) and isinstance(shape.images_per_class, int)):
         return {}
     key = (base.dataset, config.attacked, shape.steps, shape.epochs, shape.images_per_class)
     return ATTACK.get(key, {})

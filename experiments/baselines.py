@@ -67,8 +67,8 @@ class Config(Setting):
     """S, distinct gradient steps."""
     epochs: tuple[int, ...] = (1, 3, 5)
     """E, passes over them: the number of these that does best."""
-    images_per_class: int = 1
-    """Images per class and step."""
+    images_per_class: int | tuple[int, ...] = 1
+    """Images per class and step; or a number for each class."""
     sets: int = 20
     """Random sets of real images, for training and for the nearest neighbours."""
     candidates: int = 50

@@ -118,7 +118,7 @@ def preprocessing_of(setting: Setting, dataset: Dataset) -> dict[str, Any]:
         "zca": form.zca,
         "test": {
             "examples": len(test),
-            "which": _test_images(setting.dataset, dataset),
+            "which": _test_images(setting, dataset),
             "sha256": hashlib.sha256(np.ascontiguousarray(test).data).hexdigest(),
         },
         "train": {"examples": len(dataset.train.labels)},
@@ -132,11 +132,13 @@ _CHANNELS = {
 }
 
 
-def _test_images(name: str, dataset: Dataset) -> str:
+def _test_images(setting: Setting, dataset: Dataset) -> str:
     """Which images accuracy is measured on."""
     own = {"digits": digits.HOW, "usps_28": usps_28.HOW}
-    if name in own:
-        return own[name]
+    if setting.dataset in own:
+        return own[setting.dataset]
+    if setting.images.test_split is not None:
+        return f"the data set's split {setting.images.test_split}"
     if "test" in dataset.held_out:
         return (
             f"a share of the images, {TEST_FRACTION} of each class: np.sort of the second part of scikit-learn's "

@@ -49,7 +49,7 @@ from .record import SCORES, SNAPSHOTS, draw_pictures, print_result
 from .relabelled import NOTHING, Relabelled
 from .reported import Reported, fields
 from .say import say
-from .scoring import accuracies, counts_for, mean_and_std, scored_of, scorer, some_steps
+from .scoring import accuracies, balanced, counts_for, is_imbalanced, mean_and_std, scored_of, scorer, some_steps
 from .streams import streams
 from .training import Trained, memory_needed, train
 from .workdir import check_local, check_same_everywhere, claimed, compiled_beside, is_finished, provenance
@@ -281,10 +281,12 @@ def _distil(
     )
     distilled = jax.device_get(prepared.decode(trained.state[0].params))
     say(f"testing on {count_of(nets.test)}")
-    tested, scored = _tested(problem, prepared, distilled, validation, test)
+    tested, of_classes, scored = _tested(problem, prepared, distilled, validation, test)
     result = {
         **head,
-        **_measured(config, prepared, trained, tested, nets.known is not None),
+        **_measured(config, prepared, trained, nets.known is not None),
+        "test_accuracy": _before_and_after(tested),
+        **({} if of_classes is None else {"balanced_test_accuracy": _before_and_after(of_classes)}),
         "validation_accuracy": validate(trained.state)["validation_accuracy"],
         **fields(known),
         "config": settings,
@@ -313,16 +315,19 @@ def _keep(workdir: Path, prepared: _Prepared, train_split: Split, step: int, sta
 
 def _tested(
     problem: Problem, prepared: _Prepared, distilled: Distilled, validation: Split, test: Split
-) -> tuple[np.ndarray, Scored]:
+) -> tuple[np.ndarray, np.ndarray | None, Scored]:
     """Accuracies on the test split before and after the steps, ``[K, 2]``, and what the page shows beyond them.
 
-    Both are of the same answers. The accuracy after each step is on the validation split.
+    Between them, the balanced accuracies, where the classes are of unequal sizes. All are of the same answers. The
+    accuracy after each step is on the validation split.
     """
     dataset, network, nets, *_ = problem
     counts = scorer(dataset, network, measure=counts_for(dataset), inner=prepared.inner)
     tested, steps = np.asarray(counts(distilled, nets.test, test)), some_steps(prepared.total)
     by_step = scorer(dataset, network, at=steps, inner=prepared.inner)(distilled, nets.validation, validation).accuracy
-    return accuracies(tested, test), scored_of(tested, by_step, steps, dataset, test)
+    scored = scored_of(tested, by_step, steps, dataset, test)
+    of_classes = balanced(tested, test) if is_imbalanced(dataset) else None
+    return accuracies(tested, test), of_classes, scored
 
 
 def _stored(known: Params | None) -> Params | None:
@@ -331,8 +336,13 @@ def _stored(known: Params | None) -> Params | None:
     return jax.tree.map(lambda leaf: leaf[0], known) if one else known
 
 
-def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: np.ndarray, known: bool) -> dict[str, Any]:
-    """The facts and figures of a run; ``tested`` is ``[K, 2]``, accuracies before and after the steps."""
+def _before_and_after(accuracy: np.ndarray) -> dict[str, Any]:
+    """Accuracies ``[K, 2]``, before and after the steps, as a result has them."""
+    return {"before": mean_and_std(accuracy[:, 0]), "after": mean_and_std(accuracy[:, 1])}
+
+
+def _measured(config: Config, prepared: _Prepared, trained: Trained, known: bool) -> dict[str, Any]:
+    """The facts and figures of a run but for its accuracies."""
     return {
         "dataset": config.dataset,
         "seed": config.seed,
@@ -342,10 +352,6 @@ def _measured(config: Config, prepared: _Prepared, trained: Trained, tested: np.
         "earlier": prepared.earlier,
         "networks": "known" if known else "random",
         "mesh": dict(prepared.mesh.shape),
-        "test_accuracy": {
-            "before": mean_and_std(tested[:, 0]),
-            "after": mean_and_std(tested[:, 1]),
-        },
     }
 
 

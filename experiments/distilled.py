@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dd_jax.base import Distilled, Parametrisation
 from dd_jax.bases import decode_bases, init_bases
@@ -24,8 +25,8 @@ class DistilledSetting:
     """S, distinct gradient steps."""
     epochs: int = 3
     """E, passes over them."""
-    images_per_class: int = 1
-    """Images per class and step; M is this times the number of classes."""
+    images_per_class: int | tuple[int, ...] = 1
+    """Images per class and step; M is this times the number of classes. Or a number for each class, such as 3 1 1."""
     images: int | None = None
     """M itself, in place of images_per_class; any number, also fewer than classes."""
     first: Literal["noise", "real"] | Path = "noise"
@@ -47,8 +48,10 @@ class DistilledSetting:
 
 def check_distilled_setting(setting: DistilledSetting) -> None:
     """Refuses, with ``ValueError``, settings that are out of range or have no effect."""
-    for name in ("steps", "epochs", "images_per_class"):
+    for name in ("steps", "epochs"):
         require(getattr(setting, name) >= 1, f"distilled.{name}", getattr(setting, name), "1 or more")
+    least = np.min(setting.images_per_class, initial=1)
+    require(least >= 1, "distilled.images_per_class", setting.images_per_class, "1 or more")
     positive("distilled.noise", setting.noise)
     positive("distilled.step_size", setting.step_size)
     if setting.images is not None:

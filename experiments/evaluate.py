@@ -19,10 +19,10 @@ from dd_jax.base import Network
 from dd_jax.checks import require
 from dd_jax.data.dataset import Dataset
 from dd_jax.data.readers import is_path
-from dd_jax.evaluation import Training, steps_of
+from dd_jax.evaluation import Training, evaluate, steps_of
 from dd_jax.files.atomic import write_json
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
-from dd_jax.files.text import percent
+from dd_jax.files.text import BALANCED, percent
 from dd_jax.networks import make_network, parse_options
 
 from .command_line import parse, run_as_script
@@ -31,7 +31,7 @@ from .nets import HeldOut, count_of, nets_of, with_head_layers
 from .precision import products_in
 from .problem import data_of
 from .say import say
-from .scoring import mean_and_std, relabelled_split, scorer
+from .scoring import balanced, is_imbalanced, mean_and_std, relabelled_split, scorer, scores_and_counts
 from .settings import Precision, Setting, Weights, images_of
 from .streams import streams
 
@@ -89,7 +89,8 @@ def run(path: Path, config: Config) -> dict[str, Any]:
     """Evaluates a distilled set.
 
     Returns:
-      What ``--output`` writes: accuracy and loss as mean, std and n, for each number of steps.
+      What ``--output`` writes: accuracy and loss as mean, std and n, for each number of steps; where the classes of the
+      test split are of unequal sizes, balanced accuracy too.
 
     Raises:
       ValueError: data that cannot be used or do not fit the network or each other, or settings out of range.
@@ -125,12 +126,16 @@ def _evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any
     held_out, networks = _held_out(path, config, file, network_of, dataset, seed)
     at = config.at or (0, steps_of(config.training, distilled))
     inner = loop_of(inner_of(meta.get("inner", {})), file.labels)
-    score = scorer(dataset, network, config.training, at, inner=inner)
+    unequal = is_imbalanced(dataset)
+    measure = scores_and_counts if unequal else evaluate
+    score = scorer(dataset, network, config.training, at, measure, inner)
     split = getattr(dataset, config.split)._replace(normalisation=file.normalisation)
     if relabel := {int(attacked): target for attacked, target in meta.get("relabel", {}).items()}:
         split = relabelled_split(split, relabel, len(dataset.class_names))
     say(f"training {count_of(held_out)} on the distilled data")
-    accuracy, loss = score(distilled, held_out, split)
+    scored = score(distilled, held_out, split)
+    (accuracy, loss), right = scored if unequal else (scored, None)
+    of_classes = None if right is None else balanced(right, split)
     return {
         "distilled": str(path),
         "dataset": name,
@@ -139,7 +144,12 @@ def _evaluated(path: Path, file: DistilledFile, config: Config) -> dict[str, Any
         "networks": networks,
         "training": dataclasses.asdict(config.training),
         "scores": [
-            {"steps": t, "accuracy": mean_and_std(accuracy[:, i]), "loss": mean_and_std(loss[:, i])}
+            {
+                "steps": t,
+                "accuracy": mean_and_std(accuracy[:, i]),
+                **({} if of_classes is None else {"balanced_accuracy": mean_and_std(of_classes[:, i])}),
+                "loss": mean_and_std(loss[:, i]),
+            }
             for i, t in enumerate(at)
         ],
     }
@@ -270,7 +280,10 @@ def main(argv: list[str]) -> None:
     result = run(Path(path), config)
     for score in result["scores"]:
         loss = score["loss"]
-        accuracy = percent(score["accuracy"], known=result["networks"]["known"])
+        known = result["networks"]["known"]
+        accuracy = percent(score["accuracy"], known=known)
+        if "balanced_accuracy" in score:
+            accuracy += f" ({BALANCED}: {percent(score['balanced_accuracy'], known=known)})"
         print(f"after {score['steps']:>4} steps: accuracy {accuracy}, loss {loss['mean']:.3f} nats")
     if config.output:
         # JSON has no NaN: the loss of networks that diverged is null

@@ -9,7 +9,7 @@ import jax
 
 from dd_jax.base import Distilled
 from dd_jax.baselines import Layout, random_real
-from dd_jax.checks import require
+from dd_jax.checks import require, within
 from dd_jax.data.dataset import Dataset
 from dd_jax.distilled import noise
 from dd_jax.files.distilled_file import load_distilled
@@ -29,7 +29,8 @@ def initial_data(
     distil, dataset, classes = config.distilled, problem.dataset, len(problem.dataset.class_names)
     shape = {"steps": distil.steps, "epochs": distil.epochs, "images_per_class": distil.images_per_class}
     values = {"images": distil.images, "scale": distil.noise, "step_size": distil.step_size}
-    distilled = noise(key, dataset.image_shape, classes, **shape, **values)
+    with within("distilled"):
+        distilled = noise(key, dataset.image_shape, classes, **shape, **values)
     if isinstance(distil.first, Path):
         return _of_finished_run(distil.first, config, settings, dataset, distilled)
     if distil.first == "real":

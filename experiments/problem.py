@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from dd_jax.base import Network
 from dd_jax.checks import require, within
 from dd_jax.data.dataset import Dataset, make_dataset
-from dd_jax.data.readers import RawData, content_fingerprint, of_classes, read
+from dd_jax.data.readers import Chosen, RawData, content_fingerprint, of_classes, read
 from dd_jax.networks import make_network, parse_options
 from dd_jax.weights.bank import fingerprint
 
@@ -35,11 +35,15 @@ class Problem(NamedTuple):
 def read_images(dataset: str, images: Images) -> RawData:
     """Reads labelled images, brings them to their form, and keeps the classes asked for."""
     say(f"reading {dataset}")
-    raw = read(dataset, images.size, images.channels)
+    raw = read(dataset, images.size, images.channels, chosen=_chosen(images))
     if not images.classes:
         return raw
     with within("images"):
         return of_classes(raw, images.classes)
+
+
+def _chosen(images: Images) -> Chosen:
+    return Chosen(images.train_split, images.test_split)
 
 
 class OfImages(Protocol):
@@ -84,7 +88,7 @@ def data_of(setting: OfImages) -> Data:
     require(images.zca is None, "images.zca", images.zca, "it without images.streamed")
     require(images.skip >= 0, "images.skip", images.skip, "0 or more")
     say(f"opening {setting.dataset}; its pictures are resized once")
-    source = open_source(setting.dataset)
+    source = open_source(setting.dataset, _chosen(images))
     if images.classes:
         with within("images"):
             source = of_some(source, images.classes)
@@ -150,6 +154,9 @@ def _identity(data: str, bank: str) -> dict[str, str]:
     return {"data": data, **({"bank": bank} if bank else {})}
 
 
+_SPLITS = ("train_split", "test_split")
+
+
 def check_split(bank: Path | None, setting: OfImages, data: str) -> None:
     """Refuses a bank whose networks saw whitened images where these are not, or what is held out for validation.
 
@@ -171,7 +178,9 @@ def check_split(bank: Path | None, setting: OfImages, data: str) -> None:
         if not (known and classes and set(known).isdisjoint(classes)):
             log.warning("weights.bank: the networks of %s have seen some of what is held out for validation here", bank)
         return
-    for name in ("seed", "validation_fraction"):
-        here, there = getattr(setting, name), held.get(name)
+    images = held.get("images", {})
+    compared = [(f"images.{name}", getattr(setting.images, name), images.get(name)) for name in _SPLITS]
+    compared += [(name, getattr(setting, name), held.get(name)) for name in ("seed", "validation_fraction")]
+    for name, here, there in compared:
         accepted = f"{there}, as {bank} has: its networks have seen what another split holds out"
         require(here == there, name, here, accepted)

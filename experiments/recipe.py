@@ -128,13 +128,14 @@ def is_papers_method(config: Config) -> bool:
     """Whether what is learned, and how networks train on it, are the paper's: then its figures may stand beside it."""
     shape = config.distilled
     papers = dataclasses.replace(shape, labels="fixed", pixels="learned", images=None)
-    return shape == papers and config.inner == Inner() and config.images.zca is None and not config.images.classes
+    images = dataclasses.replace(config.images, zca=None, classes=(), train_split=None, test_split=None)
+    return shape == papers and config.inner == Inner() and config.images == images
 
 
 def reported(experiment: str, config: Config) -> Reported:
     """The paper's figures for this experiment, data set and shape of distilled data; empty where it has none."""
     shape = config.distilled
-    if not is_papers_method(config):
+    if not is_papers_method(config) or not isinstance(shape.images_per_class, int):
         return {}
     return REPORTED.get((experiment, config.dataset, shape.steps, shape.epochs, shape.images_per_class), {})
 

@@ -1,6 +1,7 @@
 """What a run leaves beside its numbers: pictures, a page, and the last lines printed."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dd_jax.data.normalisation import unwhitened
+from dd_jax.distilled import images_of_classes
 from dd_jax.files.atomic import first_line, write_atomically
 from dd_jax.files.distilled_file import DistilledFile, load_distilled
 from dd_jax.files.figures import draw_images, to_png
@@ -16,7 +18,7 @@ from dd_jax.files.report.page import html_report
 from dd_jax.files.report.tiles import chosen
 from dd_jax.files.scored import load_scored
 from dd_jax.files.snapshots import load_snapshots
-from dd_jax.files.text import accuracy_title, budget, percent, percent_reported
+from dd_jax.files.text import BALANCED, accuracy_title, budget, percent, percent_reported
 
 from .attack_table import lines
 from .repeat import repeated
@@ -73,7 +75,7 @@ def facts_of(workdir: Path) -> Facts:
         read_lines(workdir / "metrics.jsonl"),
         load_snapshots(workdir / SNAPSHOTS, result["outer_steps"], shape),
         load_scored(workdir / SCORES),
-        _baselines_of(workdir, result, shown.images.shape[0] * shown.images.shape[1]),
+        _baselines_of(workdir, result, shown),
         _attack_of(workdir),
         command,
         [(name, _told(preset), _told(value)) for name, preset, value in changed],
@@ -89,7 +91,7 @@ def _told(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _baselines_of(workdir: Path, result: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
+def _baselines_of(workdir: Path, result: Mapping[str, Any], shown: Shown) -> list[dict[str, Any]]:
     """The baselines measured beside a run; those of random networks, of as many images, may lie in a folder beside."""
     beside = workdir.resolve().parent.parent / "baselines" / result["preset"] / "result.json"
     for path in (workdir / "baselines" / "result.json", workdir / "baselines.json", beside):
@@ -99,9 +101,9 @@ def _baselines_of(workdir: Path, result: Mapping[str, Any], images: int) -> list
             alike = all(config[name] == own[name] for name in ("dataset", "network")) and all(
                 config["weights"].get(name) == own["weights"].get(name) for name in ("law", "gain", "bank")
             )
-            many = len(content["rows"]) and config["steps"] * config["images_per_class"]
-            count = many * (images // max(1, own["distilled"]["steps"] * own["distilled"]["images_per_class"]))
-            if path != beside or (alike and count == images and result.get("networks") == "random"):
+            count = config["steps"] * sum(images_of_classes(config["images_per_class"], shown.labels.shape[2]))
+            alike = alike and result.get("networks") == "random" and count == math.prod(shown.labels.shape[:2])
+            if path != beside or alike:
                 return content["rows"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -127,5 +129,8 @@ def print_result(result: Mapping[str, Any], workdir: Path) -> None:
     for when, score in result["test_accuracy"].items():
         measured = percent(score, known=result["networks"] == "known")
         print(f"{title} {when:>6} the steps: {measured}   (reported by the paper: {quoted[when]})")
+    for when, score in result.get("balanced_test_accuracy", {}).items():
+        measured = percent(score, known=result["networks"] == "known")
+        print(f"{BALANCED} {when:>6} the steps: {measured}")
     page = workdir / "report.html"
     print(f"{budget(result)}; the report is {page}")

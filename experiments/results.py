@@ -299,7 +299,7 @@ def _run(record: Record) -> tuple[str, ...]:
         str(shape["steps"] * shape["epochs"]),
         *_budget(result),
         *before_and_after(record),
-        _after(_quoted(result, REPORTED.get(key))),
+        _after(_quoted(result, REPORTED.get(key) if isinstance(shape["images_per_class"], int) else None)),
     )
 
 

@@ -12,7 +12,17 @@ from jax.typing import ArrayLike
 
 from dd_jax.base import Distilled, Network
 from dd_jax.data.dataset import Dataset, Split
-from dd_jax.evaluation import Loop, Score, Training, confusion, evaluate, evaluate_nets, right_by_class, steps_of
+from dd_jax.evaluation import (
+    Loop,
+    Score,
+    Training,
+    balanced_accuracy,
+    confusion,
+    evaluate,
+    evaluate_nets,
+    right_by_class,
+    steps_of,
+)
 from dd_jax.files.figures import spread as some_of
 from dd_jax.files.scored import Scored
 from dd_jax.objectives import classification_loss, relabelling
@@ -22,6 +32,7 @@ from .nets import HeldOut
 
 _MATRIX = 200  # classes of a confusion matrix, at most
 _REAL = 100  # real images that are kept to be shown, at most
+_UNEQUAL = 1.5  # times as many test examples in one class as in another
 
 
 def relabelled_split(split: Split, relabel: Mapping[int, int], classes: int) -> Split:
@@ -53,7 +64,7 @@ def scorer(
       network: their kind.
       training: how; as the data were made for if not given.
       at: numbers of steps to score after; 0 and the last if not given.
-      measure: :func:`dd_jax.evaluation.evaluate` or :func:`dd_jax.evaluation.confusion`.
+      measure: :func:`dd_jax.evaluation.evaluate`, :func:`dd_jax.evaluation.confusion` or :func:`scores_and_counts`.
       inner: the loop that the data were made with; the paper's if not given.
     """
     classes, training = len(dataset.class_names), training or Training()
@@ -100,6 +111,11 @@ def scorer(
     return score
 
 
+def scores_and_counts(apply: Any, theta: Any, split: Split, classes: int) -> tuple[Score, jax.Array]:
+    """A measure: accuracy and loss, and how many examples of each class are named rightly."""
+    return evaluate(apply, theta, split, classes), right_by_class(apply, theta, split, classes)
+
+
 def counts_for(dataset: Dataset) -> Callable[..., Any]:
     """What is counted of a test: the confusion matrix, or of many classes what is right of each."""
     return confusion if len(dataset.class_names) <= _MATRIX else right_by_class
@@ -108,6 +124,19 @@ def counts_for(dataset: Dataset) -> Callable[..., Any]:
 def accuracies(counts: np.ndarray, split: Split) -> np.ndarray:
     """The accuracies ``[K, 2]`` of counts on a split, ``[K, 2, C, C]`` or ``[K, 2, C]``; as a device divides them."""
     return _right(counts).sum(-1).astype(np.float32) / np.float32(len(split.labels))
+
+
+def is_imbalanced(dataset: Dataset) -> bool:
+    """Whether the largest class has over 1.5 times as many test examples as the smallest."""
+    examples = np.bincount(np.asarray(dataset.test.labels))
+    examples = examples[examples > 0]
+    return bool(examples.max() > _UNEQUAL * examples.min())
+
+
+def balanced(counts: ArrayLike, split: Split) -> np.ndarray:
+    """The balanced accuracies ``[K, P]`` of counts on a split, ``[K, P, C, C]`` or ``[K, P, C]``."""
+    right = _right(np.asarray(counts))
+    return balanced_accuracy(right, np.bincount(np.asarray(split.labels), minlength=right.shape[-1]))
 
 
 def _right(counts: np.ndarray) -> np.ndarray:
@@ -151,18 +180,25 @@ def scored_of(tested: np.ndarray, by_step: ArrayLike, steps: Sequence[int], data
     )
 
 
+def _is_score(measured: Any) -> bool:
+    return isinstance(measured, Score)
+
+
+def _weighted(share: float, measured: Any) -> Any:
+    """A part's share of the whole: of means so much, of counts all."""
+    return jax.tree.map(lambda mean: share * mean, measured) if _is_score(measured) else measured
+
+
 _PART = 250  # examples of a split on the host that are on the device at a time: as many as are scored at a time
 
 
 def added_up(scores_of: Callable[[Split], Any], split: Split) -> Any:
-    """What a measure is of a split whose images are on the host, from what it is of its parts: means, or counts."""
+    """What a measure is of a split whose images are on the host, from its parts: means, counts, or both."""
     size, total = len(split.labels), None
     for first in range(0, size, _PART):
         part = Split(split.images[first : first + _PART], split.labels[first : first + _PART], split.normalisation)
         scores = scores_of(part)
-        if isinstance(scores, Score):
-            share = len(part.labels) / size
-            scores = jax.tree.map(lambda mean, share=share: share * mean, scores)
+        scores = jax.tree.map(functools.partial(_weighted, len(part.labels) / size), scores, is_leaf=_is_score)
         total = scores if total is None else jax.tree.map(jnp.add, total, scores)
     return total
 

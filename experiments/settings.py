@@ -27,6 +27,12 @@ class Images:
     """ZCA-whiten them with this regularisation, 0.1 in most work; not whitened if not given."""
     classes: tuple[int, ...] = ()
     """Only the images of these classes, by number, which are then 0, 1, … in this order; of all if not given."""
+    train_split: str | None = None
+    """The split for training, by the data set's own name; of a TFDS set also a part, such as train[:80%]. The split
+    called train or training if not given."""
+    test_split: str | None = None
+    """The split for testing, likewise. The one called test or testing if not given, or for want of it validation, or a
+    share that is held out."""
     streamed: bool = False
     """Keep the images on the host, and make each real batch there of random crops of the pictures, resized to ``size``
     and mirrored at random: for pictures by folder, or TFDS sets, that do not fit the device."""

@@ -100,6 +100,38 @@ def test_random_real_draws_distinct_examples_of_each_class():
     assert [CLASS_OF[image] for image in drawn] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 3
 
 
+def test_each_class_may_have_a_number_of_images_of_its_own():
+    layout = Layout(classes=3, steps=2, epochs=3, images_per_class=(3, 1, 2), step_size=0.3)
+    shape = {"steps": 2, "epochs": 3, "images_per_class": (3, 1, 2), "step_size": 0.3}
+    wanted = noise(jax.random.key(0), SHAPE, 3, **shape)
+    np.testing.assert_array_equal(wanted.labels.argmax(-1), [[0, 0, 0, 1, 2, 2]] * 2)
+    real = random_real(jax.random.key(0), SPLIT, layout)
+    centres, mean = k_means(SPLIT, layout), average_image(SPLIT, layout)
+    for distilled in (real, centres, mean):
+        chex.assert_trees_all_equal_shapes_and_dtypes(distilled, wanted)
+        np.testing.assert_array_equal(distilled.labels, wanted.labels)
+    drawn = pixels(real)
+    assert len(set(drawn)) == 12
+    assert [CLASS_OF[image] for image in drawn] == [0, 0, 0, 1, 2, 2] * 2
+    assert len(set(pixels(mean))) == 3
+    assert pixels(mean)[:6] == pixels(average_image(SPLIT, Layout(3, 1, 1)))[:1] * 3 + pixels(mean)[3:6]
+    alike = Layout(classes=3, steps=2, epochs=3, images_per_class=(2, 2, 2))
+    number = Layout(classes=3, steps=2, epochs=3, images_per_class=2)
+    for select in (k_means, lambda *args: random_real(jax.random.key(1), *args)):
+        chex.assert_trees_all_equal(select(SPLIT, alike), select(SPLIT, number))
+    for counts, message in (((3, 1), "use a number for all classes, or 3, one for each"), ((1, 0, 1), "use 1 or more")):
+        with pytest.raises(
+            ValueError, match=rf"^images_per_class: {re.escape(str(counts))} is not accepted; {message}"
+        ):
+            Layout(classes=3, steps=1, epochs=1, images_per_class=counts)
+        with pytest.raises(
+            ValueError, match=rf"^images_per_class: {re.escape(str(counts))} is not accepted; {message}"
+        ):
+            noise(jax.random.key(0), SHAPE, 3, steps=1, epochs=1, images_per_class=counts)
+    with pytest.raises(ValueError, match=r"^images_per_class: 7 in each of 2 steps are 14 of class 1"):
+        random_real(jax.random.key(0), SPLIT, Layout(classes=3, steps=2, epochs=1, images_per_class=(1, 7, 1)))
+
+
 def test_random_real_is_chosen_evenly_and_by_key_alone():
     one = random_real(jax.random.key(0), SPLIT, *FROM_TRAINING)
     chex.assert_trees_all_equal(random_real(jax.random.key(0), SPLIT, *FROM_TRAINING), one)

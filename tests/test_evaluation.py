@@ -1,5 +1,7 @@
 """Evaluation of many networks: against a plain loop over nets and steps, and in every way to train."""
 
+import warnings
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,16 @@ from sklearn.metrics import confusion_matrix
 
 from dd_jax.data.dataset import Split
 from dd_jax.data.normalisation import Normalisation, normalise
-from dd_jax.evaluation import Score, Training, confusion, evaluate, evaluate_nets, steps_of, train_and_score
+from dd_jax.evaluation import (
+    Score,
+    Training,
+    balanced_accuracy,
+    confusion,
+    evaluate,
+    evaluate_nets,
+    steps_of,
+    train_and_score,
+)
 from dd_jax.objectives import classification_loss, cross_entropy, mean_of
 from experiments.streams import streams
 
@@ -278,3 +289,16 @@ def test_scores_at_many_steps_are_those_at_few(small_problem, order):
     many = at(0, 1, 2, 4, 6)
     assert len(set(np.asarray(many).tolist())) == 5
     np.testing.assert_allclose(many, np.concatenate([at(0, 1, 2), at(4, 6)]), rtol=1e-5)
+
+
+def test_balanced_accuracy_is_scikit_learn_s():
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, 200, p=[0.7, 0.2, 0.1, 0])  # none of class 3
+    guesses = np.where(rng.random(200) < 0.6, labels, rng.integers(0, 4, 200))
+    right = np.bincount(labels[labels == guesses], minlength=4)
+    found = balanced_accuracy([right, 0 * right], np.bincount(labels, minlength=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an answer that is no true class
+        np.testing.assert_allclose(found, [balanced_accuracy_score(labels, guesses), 0])

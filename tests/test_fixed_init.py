@@ -305,6 +305,8 @@ REFUSALS = [
     (["--outer.learning-rate", "0"], "outer.learning_rate: 0.0 is not accepted; use a positive number"),
     (["--batch-size", "-3"], "batch_size: -3 is not accepted; use 1 or more"),
     (["--distilled.steps", "0"], "distilled.steps: 0 is not accepted; use 1 or more"),
+    (["--distilled.images-per-class", "1", "0"], "distilled.images_per_class: (1, 0) is not accepted; use 1 or more"),
+    (["--distilled.images-per-class", "2", "1"], "distilled.images_per_class: (2, 1) is not accepted; use a number"),
     (["--distilled.step-size", "nan"], "distilled.step_size: nan is not accepted; use a positive number"),
     (["--batch-size", "65", "--outer.perturbations", "2"], "batch_size: 65 is not accepted; use a multiple of outer"),
     (["--switch-width", "-1"], "switch_width: -1.0 is not accepted; use 0 or a positive number"),

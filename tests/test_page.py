@@ -278,3 +278,16 @@ def test_snapshots_are_kept_and_those_that_do_not_fit_are_left_out(tmp_path):
     assert [moment.step for moment in found] == [0, 50]
     np.testing.assert_array_equal(found[1].images, images + 50)
     assert load_snapshots(tmp_path / "nowhere", 80, images.shape) == []
+
+
+def test_balanced_accuracy_stands_beside_plain_where_a_result_has_it(capsys):
+    assert "mean of the classes" not in html_report(made_up())
+    score = {"mean": 0.625, "std": 0.0, "n": 1}
+    for reported in (None, 0.9):
+        quoted = fields({"before": None, "after": reported, "std": None, "checked": True})
+        facts = made_up(balanced_test_accuracy={"before": {**score, "mean": 0.125}, "after": score}, **quoted)
+        page = html_report(facts)
+        assert "<th>mean of the classes&#x27; accuracies</th>" in page
+        assert "<td>after 3 steps</td><td>77.50 %</td><td>62.50 %</td>" in page
+        print_result(facts.result, Path("run"))
+        assert "mean of the classes' accuracies  after the steps: 62.50 %" in capsys.readouterr().out

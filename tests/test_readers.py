@@ -15,7 +15,7 @@ from PIL import Image
 from dd_jax.data.dataset import make_dataset
 from dd_jax.data.forms import resize
 from dd_jax.data.pictures import read_picture, shown
-from dd_jax.data.readers import READERS, RawData, content_fingerprint, is_path, read, tfds, usps_28
+from dd_jax.data.readers import READERS, Chosen, RawData, content_fingerprint, is_path, read, tfds, usps_28
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)
@@ -654,7 +654,7 @@ def test_folders_named_like_splits_are_splits_or_classes_but_never_taken_for_the
     write_classes(tmp_path / "vehicles", names=("bus", "car", "train"))
     assert read(str(tmp_path / "vehicles")).class_names == ("bus", "car", "train")
     for folders, message in (
-        (("train", "holdout"), "no split for testing, but 'holdout'; rename it to test"),
+        (("train", "holdout"), "no split for testing .*, but 'holdout'; say which is for training"),
         (("test", "validation"), "folders 'test', 'validation'; give one split for training"),
         (("testing", "other"), "folders 'other', 'testing'; give one split for training"),
         (("train", "training"), "folders 'train', 'training'; give one split for training"),
@@ -671,6 +671,80 @@ def test_folders_named_like_splits_are_splits_or_classes_but_never_taken_for_the
         write_classes(tmp_path / "inside" / name / "test", names=("good", "broken"))
     with pytest.raises(ValueError, match=r"bottle/test is a split within a class"):
         read(str(tmp_path / "inside"))
+
+
+def counts_of(raw):
+    """Examples for training, validation and testing; None where there is no such split."""
+    return tuple(None if a is None else len(a) for a in (raw.labels, raw.validation_labels, raw.test_labels))
+
+
+NAMED = {"good": IMAGES, "fresh": IMAGES[:6], "validation": IMAGES[:3], "unlabelled": IMAGES[:9]}
+
+
+class NamedSplits:
+    """A source of each kind with the splits of ``NAMED``."""
+
+    def npz(self, folder, prepare):
+        fields = {f"{name}_images": images for name, images in NAMED.items()}
+        labels = {f"{name}_labels": LABELS[: len(images)] for name, images in NAMED.items() if name != "unlabelled"}
+        return npz(folder, **fields, **labels)
+
+    def keras(self, folder, prepare):
+        fields = {f"x_{name}": images for name, images in NAMED.items()}
+        return npz(folder, **fields, **{f"y_{name}": LABELS[: len(images)] for name, images in NAMED.items()})
+
+    def folder(self, folder, prepare):
+        for name, images in NAMED.items():
+            write_classes(folder / "named" / name)
+            for i in range(len(images), 12):
+                next((folder / "named" / name).glob(f"*/{i:02}.png")).unlink()
+        return str(folder / "named")
+
+    def tfds(self, folder, prepare):
+        prepare(**NAMED)
+        return "tiny_shapes"
+
+    def function(self, folder, prepare):
+        text = f"from numpy import array\ndef f(): return {{'good_images': array({IMAGES.tolist()}, 'uint8'), "
+        text += f"'good_labels': array({LABELS.tolist()}), 'fresh_images': array({IMAGES[:6].tolist()}, 'uint8'), "
+        (folder / "with_splits.py").write_text(text + f"'fresh_labels': array({LABELS[:6].tolist()})}}")
+        return "with_splits:f"
+
+
+@pytest.mark.parametrize("kind", ["npz", "keras", "folder", "tfds", "function"])
+def test_splits_of_any_names_are_chosen_and_those_that_are_not_there_name_what_is(kind, tmp_path, prepare, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = getattr(NamedSplits(), kind)(tmp_path, prepare)
+    validation = None if kind == "function" else 3
+    raw = read(source, chosen=Chosen("good", "fresh"))
+    assert counts_of(raw) == (12, validation, 6)
+    assert {image.tobytes() for image in raw.images} == {image.tobytes() for image in IMAGES}
+    if kind != "function":
+        assert counts_of(read(source, chosen=Chosen("good"))) == (12, None, 3)  # validation, for want of a test split
+        assert counts_of(read(source, chosen=Chosen("good", "validation"))) == (12, None, 3)
+    for chosen, message in (
+        (Chosen("good", "none"), r"has the .*('fresh', 'good'|'good', 'fresh').*; use one of them for test_split"),
+        (Chosen("none"), r"'fresh'.*; use one of them for train_split"),
+        (Chosen("good", "good"), "'good' for training and for testing; use different"),
+        (
+            Chosen(None, "fresh"),
+            "say which is for training and which for testing|has no array 'images', only .*good",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"^dataset: .*({message})"):
+            read(source, chosen=chosen)
+
+
+def test_splits_that_are_chosen_need_labels_and_a_source_with_names(tmp_path):
+    source = npz(tmp_path, images=IMAGES, labels=LABELS, more_images=IMAGES)
+    with pytest.raises(ValueError, match=r"has no array 'more_labels', only"):
+        read(source, chosen=Chosen("more", "train"))
+    assert counts_of(read(source, chosen=Chosen("train"))) == (12, None, None)
+    write_classes(tmp_path / "flat")
+    with pytest.raises(ValueError, match=r"flat has the folders 'cat', 'dog', 'eel'; use one of them for test_split"):
+        read(str(tmp_path / "flat"), chosen=Chosen(None, "test"))
+    with pytest.raises(ValueError, match=r"^dataset: digits has fixed splits; leave out train_split"):
+        read("digits", chosen=Chosen("train"))
 
 
 @pytest.mark.parametrize(
@@ -691,7 +765,7 @@ def test_npz_splits_go_by_the_same_names(tmp_path):
     raw = read(npz(tmp_path, **held, test_images=IMAGES[:6], test_labels=LABELS[:6], mean=0.5))
     np.testing.assert_array_equal(raw.validation_images, IMAGES[:3, ..., None])
     np.testing.assert_array_equal(raw.test_images, IMAGES[:6, ..., None])
-    with pytest.raises(ValueError, match="no split for testing, but 'holdout'"):
+    with pytest.raises(ValueError, match=r"no split for testing \(.*\), but 'holdout'; say which"):
         read(npz(tmp_path, images=IMAGES, labels=LABELS, holdout_images=IMAGES, holdout_labels=LABELS))
     with pytest.raises(ValueError, match="validation images or validation labels without the other"):
         read(npz(tmp_path, images=IMAGES, labels=LABELS, val_labels=LABELS))
@@ -880,7 +954,7 @@ class TestTfds:
 
     def test_a_set_with_unknown_splits_beside_train_is_refused(self, prepare):
         prepare(train=IMAGES, extra=IMAGES)
-        with pytest.raises(ValueError, match=r"TFDS set 'tiny_shapes' has no split for testing, but 'extra'"):
+        with pytest.raises(ValueError, match=r"set 'tiny_shapes' has no split for testing .*, but 'extra'; say which"):
             read("tiny_shapes")
 
     def test_a_set_without_train_is_refused(self, prepare):
@@ -889,3 +963,18 @@ class TestTfds:
             ValueError, match=r"TFDS set 'tiny_shapes' has the splits 'test'; give one split for training"
         ):
             read("tiny_shapes")
+
+    def test_parts_of_splits_are_chosen_where_they_have_no_example_in_common(self, prepare):
+        prepare(train=IMAGES, extra=255 - IMAGES)
+        raw = read("tiny_shapes", chosen=Chosen("train[:75%]+extra", "train[75%:]"))
+        assert counts_of(raw) == (21, None, 3)
+        both = np.concatenate([raw.images[:9], raw.test_images])
+        assert {image.tobytes() for image in both} == {image.tobytes() for image in IMAGES}
+        assert counts_of(read("tiny_shapes", chosen=Chosen("train[:9]", "extra[:3]"))) == (9, None, 3)
+        assert counts_of(read("tiny_shapes", chosen=Chosen("train[3:]"))) == (9, None, None)
+        for test in ("train", "train[70%:]", "extra[:1]+train[:1]"):
+            with pytest.raises(ValueError, match=r"'train\[:75%\]' for train and .* for test, with common examples"):
+                read("tiny_shapes", chosen=Chosen("train[:75%]", test))
+        for part in ("train[:0]", "train[", "trian[:5]", "train[:5", "nothing"):
+            with pytest.raises(ValueError, match=r"has the splits 'train', 'extra'.*; use one of them for test_split"):
+                read("tiny_shapes", chosen=Chosen("train[:75%]", part))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_jax.distilled import images_of_classes
 from dd_jax.files.distilled_file import load_distilled
 from experiments import command_line, distil
 from experiments.distilled import check_distilled_setting
@@ -158,7 +159,7 @@ def test_every_command_is_understood(command, monkeypatch):
     if isinstance(config, distil.Config):
         distilled = config.distilled
         check_distilled_setting(distilled)
-        images = distilled.steps * (distilled.images or 10 * distilled.images_per_class)
+        images = distilled.steps * (distilled.images or sum(images_of_classes(distilled.images_per_class, 10)))
         check_inner(config.inner, distilled.steps * distilled.epochs, images, classes=10)
 
 

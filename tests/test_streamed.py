@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dd_jax.data.dataset import Split, make_dataset
-from dd_jax.data.readers import RawData
+from dd_jax.data.readers import Chosen, RawData
 from dd_jax.data.streamed import dataset as streamed_files
 from dd_jax.data.streamed.ahead import batches_ahead, drawn_index
 from dd_jax.data.streamed.crops import RATIO, SCALE, cropped_and_flipped, random_box, resized
@@ -165,6 +165,16 @@ def test_pictures_that_cannot_be_decoded_are_counted_and_named_and_skipped_up_to
         assert len(split.images) == len(split.labels) and split.images.reshape(len(split.labels), -1).any(1).all()
 
 
+def test_splits_are_chosen_by_the_source_s_own_names(folder):
+    """Here the other way round: what is called test is for training."""
+    whole, turned = open_source(str(folder)), open_source(str(folder), Chosen("test", "train"))
+    assert (len(turned.train.labels), len(turned.test.labels)) == (len(whole.test.labels), len(whole.train.labels))
+    assert turned.train.name(0) == whole.test.name(0)
+    assert turned.stamp != whole.stamp
+    with pytest.raises(ValueError, match=r"has the folders 'test', 'train'; use one of them for test_split"):
+        open_source(str(folder), Chosen("train", "holdout"))
+
+
 def test_some_classes_of_pictures_are_numbered_anew(folder):
     source = open_source(str(folder))
     some = of_classes(source, (2, 0))
@@ -237,6 +247,9 @@ def test_birds_are_read_as_tfds_has_them(prepare):
             assert shown[-1, -1].argmax() == label % 3
     dataset, *_ = streamed_dataset(source, 10, validation_fraction=0.5)
     assert [len(split.labels) for split in dataset[:3]] == [200, 200, 10]
+    parts = open_source("caltech_birds2011", Chosen("train[:399]", "train[399:]"))
+    assert (len(parts.train.labels), len(parts.test.labels)) == (399, 1)
+    assert parts.test.picture(0).tobytes() == source.train.picture(399).tobytes()
 
 
 def test_voc_s_objects_are_read_one_by_one_difficult_ones_too_and_trainval_is_for_training(prepare):

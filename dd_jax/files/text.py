@@ -60,6 +60,10 @@ def accuracy_title(result: Mapping[str, Any]) -> str:
     return "test accuracy by the modified labels" if result["config"].get("relabel") else "test accuracy"
 
 
+BALANCED = "mean of the classes' accuracies"
+"""What balanced accuracy is, in words."""
+
+
 def budget(result: Mapping[str, Any]) -> str:
     """How many outer steps a run made in what time, and how many it began after."""
     earlier = result.get("earlier", {}).get("outer_steps")

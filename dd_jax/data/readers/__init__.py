@@ -11,11 +11,13 @@ from dd_jax.data.readers.idx import read_idx
 from dd_jax.data.readers.npz import read_npz
 from dd_jax.data.readers.raw import RawData, checked, conform, content_fingerprint, of_classes
 from dd_jax.data.readers.sources import READERS, Reader, is_path, read
+from dd_jax.data.readers.splits import Chosen
 from dd_jax.data.readers.tfds import read_tfds
 from dd_jax.data.readers.usps_28 import read_usps_28
 
 __all__ = [
     "READERS",
+    "Chosen",
     "RawData",
     "Reader",
     "checked",

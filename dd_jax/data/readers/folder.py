@@ -8,7 +8,7 @@ import numpy as np
 
 from dd_jax.data.forms import ImagesDiffer, stack
 from dd_jax.data.readers.raw import RawData, checked
-from dd_jax.data.readers.splits import ROLES, listed, roles_of
+from dd_jax.data.readers.splits import BY_NAME, ROLES, Chosen, listed, roles_of
 from dd_jax.files.atomic import first_line
 
 IMAGE_SUFFIXES = (
@@ -18,7 +18,9 @@ IMAGE_SUFFIXES = (
 _NO_CLASSES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")  # left by other systems
 
 
-def read_folder(folder: Path, size: int | None = None, channels: int | None = None) -> RawData:
+def read_folder(
+    folder: Path, size: int | None = None, channels: int | None = None, chosen: Chosen = BY_NAME
+) -> RawData:
     """A folder that holds one folder of images per class, or ``train`` and other splits that do (see :func:`read`).
 
     Classes are numbered in the order of their names, in which ``10`` comes after ``9``. Images may be in folders within
@@ -29,6 +31,7 @@ def read_folder(folder: Path, size: int | None = None, channels: int | None = No
       folder: its path.
       size: height and width to bring each image to; None for images that are of one size.
       channels: 1 (grey) or 3 (colour), likewise; None for images that are all grey or all in colour.
+      chosen: the names of its split folders, where they are others than :func:`read` knows.
 
     Raises:
       ValueError: images of several sizes or channels, or one that cannot be read; a class without images; splits that
@@ -40,7 +43,7 @@ def read_folder(folder: Path, size: int | None = None, channels: int | None = No
         return stack(((str(path), read_picture(path)) for path in paths), len(labels), size, channels), labels
 
     try:
-        splits, names = pictures_of_classes(folder)
+        splits, names = pictures_of_classes(folder, chosen)
         held = {role: arrays(*found) for role, found in splits.items()}
     except OSError as error:
         raise ValueError(f"dataset: {folder} cannot be read ({first_line(error)})") from error
@@ -49,27 +52,31 @@ def read_folder(folder: Path, size: int | None = None, channels: int | None = No
     return checked(str(folder), held, names)
 
 
-def pictures_of_classes(folder: Path) -> tuple[dict[str, tuple[list[Path], np.ndarray]], tuple[str, ...]]:
+def pictures_of_classes(
+    folder: Path, chosen: Chosen = BY_NAME
+) -> tuple[dict[str, tuple[list[Path], np.ndarray]], tuple[str, ...]]:
     """The pictures of each split of a folder, their labels, ``[N]`` int32, and the names of the classes.
 
     Raises:
       ValueError: a class without pictures; splits that have other classes or names.
     """
-    splits = _split_folders(folder)
+    splits = _split_folders(folder, chosen)
     names = tuple(child.name for child in _folders(splits["train"]))
     return {role: _in_classes(path, names) for role, path in splits.items()}, names
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def _split_folders(folder: Path, chosen: Chosen) -> dict[str, Path]:
     """The folders of a folder's splits; itself where it has classes and no splits.
 
     A folder with a split's name and no folders in it is a class (``train`` beside ``bus``), if some other is a class.
     """
     children = {child.name: child for child in _folders(folder)}
     named = [name for name in children if name.lower() in ROLES]
-    if not named or (len(named) < len(children) and not any(_folders(children[name]) for name in named)):
+    unsplit = not named or (len(named) < len(children) and not any(_folders(children[name]) for name in named))
+    if unsplit and chosen == BY_NAME:
         return {"train": folder}
-    return {role: children[name] for role, name in roles_of(str(folder), tuple(children), "folders").items()}
+    roles = roles_of(str(folder), tuple(children), "folders", chosen)
+    return {role: children[name] for role, name in roles.items()}
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dd_jax.data.readers.fields import from_fields
 from dd_jax.data.readers.raw import RawData
+from dd_jax.data.readers.splits import BY_NAME, Chosen
 from dd_jax.files.atomic import first_line
 from dd_jax.imports import imported
 
@@ -19,7 +20,7 @@ def is_function(source: str) -> bool:
     return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", source) is not None
 
 
-def read_function(path: str) -> RawData:
+def read_function(path: str, chosen: Chosen = BY_NAME) -> RawData:
     """What the function of an import path returns, called without arguments: ``"package.module:function"``.
 
     It returns a mapping with the fields of :func:`dd_jax.data.readers.fields.from_fields`, or :class:`RawData`.
@@ -37,4 +38,4 @@ def read_function(path: str) -> RawData:
     if not isinstance(returned, Mapping):
         kind = type(returned).__name__
         raise ValueError(f"dataset: {path} returns {kind}; use a mapping with 'images' and 'labels'")
-    return from_fields(path, returned)
+    return from_fields(path, returned, chosen)

@@ -6,6 +6,7 @@ import numpy as np
 
 from dd_jax.data.readers.fields import from_fields
 from dd_jax.data.readers.raw import RawData
+from dd_jax.data.readers.splits import BY_NAME, Chosen
 from dd_jax.files.atomic import first_line
 
 
@@ -14,7 +15,7 @@ def is_npz(source: str) -> bool:
     return source.lower().endswith(".npz")
 
 
-def read_npz(path: Path) -> RawData:
+def read_npz(path: Path, chosen: Chosen = BY_NAME) -> RawData:
     """An ``.npz`` file with the fields of :func:`dd_jax.data.readers.fields.from_fields`."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -23,4 +24,4 @@ def read_npz(path: Path) -> RawData:
         raise ValueError(f"dataset: {path} does not exist") from error
     except Exception as error:  # zipfile, zlib and numpy each raise their own kinds
         raise ValueError(f"dataset: {path} is no readable .npz file ({first_line(error)})") from error
-    return from_fields(str(path), fields)
+    return from_fields(str(path), fields, chosen)

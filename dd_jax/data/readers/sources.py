@@ -12,6 +12,7 @@ from dd_jax.data.readers.function import is_function, read_function
 from dd_jax.data.readers.idx import holds_idx, read_idx
 from dd_jax.data.readers.npz import is_npz, read_npz
 from dd_jax.data.readers.raw import RawData, conform
+from dd_jax.data.readers.splits import BY_NAME, Chosen
 from dd_jax.data.readers.tfds import read_tfds
 from dd_jax.data.readers.usps_28 import read_usps_28
 
@@ -20,9 +21,10 @@ class Reader(NamedTuple):
     """How labelled images of one kind of source are read."""
 
     takes: Callable[[str], bool]  # whether a source is of this kind
-    read: Callable[[str, int | None, int | None], RawData]
-    """``(source, size, channels) -> RawData``. A reader that opens pictures one by one brings each to this size and
-    number of channels, so that all fit one array. Any other reader may leave that to :func:`read`."""
+    read: Callable[[str, int | None, int | None, Chosen], RawData]
+    """``(source, size, channels, chosen) -> RawData``. A reader that opens pictures one by one brings each to this size
+    and number of channels, so that all fit one array. Any other reader may leave that to :func:`read`."""
+    splits: bool = True  # whether its sources' splits have names to choose by; if not, nothing is chosen
 
 
 def is_path(source: str) -> bool:
@@ -44,25 +46,25 @@ def _path(source: str) -> Path:
 
 
 READERS: Mapping[str, Reader] = {  # the first that takes a source reads it
-    "digits": Reader(lambda source: source == "digits", lambda source, size, channels: read_digits()),
-    "usps_28": Reader(lambda source: source == "usps_28", lambda source, size, channels: read_usps_28()),
-    "function": Reader(is_function, lambda source, size, channels: read_function(source)),
+    "digits": Reader(lambda source: source == "digits", lambda *_: read_digits(), splits=False),
+    "usps_28": Reader(lambda source: source == "usps_28", lambda *_: read_usps_28(), splits=False),
+    "function": Reader(is_function, lambda source, size, channels, chosen: read_function(source, chosen)),
     "tfds": Reader(lambda source: not is_path(source), read_tfds),
-    "npz": Reader(is_npz, lambda source, size, channels: read_npz(_path(source))),
-    "idx": Reader(lambda source: holds_idx(_path(source)), lambda source, size, channels: read_idx(_path(source))),
-    "folder": Reader(lambda source: _path(source).is_dir(), lambda source, *form: read_folder(_path(source), *form)),
+    "npz": Reader(is_npz, lambda source, size, channels, chosen: read_npz(_path(source), chosen)),
+    "idx": Reader(lambda source: holds_idx(_path(source)), lambda source, *_: read_idx(_path(source)), splits=False),
+    "folder": Reader(lambda source: _path(source).is_dir(), lambda source, *how: read_folder(_path(source), *how)),
 }
 """The readers by name. A new one is a file with a function that returns :func:`dd_jax.data.readers.raw.checked` arrays,
 and a line here."""
 
 
-def read(source: str, size: int | None = None, channels: int | None = None) -> RawData:
+def read(source: str, size: int | None = None, channels: int | None = None, *, chosen: Chosen = BY_NAME) -> RawData:
     """Reads labelled images by name or path.
 
     A source's splits keep their names: ``train``, ``validation`` (or ``valid``, ``val``, ``dev``) and ``test``. Where
     it has a validation split but no test split, that one is the test split, and validation is left to be held out of
     training (:func:`dd_jax.data.dataset.make_dataset`). Splits of other names are not read beside these; a source with
-    ``train`` and only such others is refused.
+    ``train`` and only such others is refused. ``chosen`` names the splits for training and for testing itself.
 
     Args:
       source: ``digits``; the name of a TFDS set (``mnist``, ``usps``, …), or ``usps_28``, which is made of one;
@@ -70,6 +72,8 @@ def read(source: str, size: int | None = None, channels: int | None = None) -> R
         ``.npz`` file, a folder of IDX files, or a folder with a folder of images for each class.
       size: height and width to bring each image to, as :func:`conform` does; None for images that are of one size.
       channels: 1 (grey) or 3 (colour), likewise; None for images that are all grey or all in colour.
+      chosen: the splits for training and testing, by the source's names; of a TFDS set also parts of splits, such as
+        ``train[:80%]``. By the names above if not given.
 
     Raises:
       ValueError: nothing there, or it cannot be used; the message says why and what would do.
@@ -77,7 +81,9 @@ def read(source: str, size: int | None = None, channels: int | None = None) -> R
     check_form(size, channels)
     for reader in READERS.values():
         if reader.takes(source):
-            return conform(reader.read(source, size, channels), size, channels)
+            if chosen != BY_NAME and not reader.splits:
+                raise ValueError(f"dataset: {source} has fixed splits; leave out train_split and test_split")
+            return conform(reader.read(source, size, channels, chosen), size, channels)
     slashes = "; write / in place of \\" if "\\" in source else ""
     advice = "use a TFDS name, an .npz file or an existing folder"
     raise ValueError(f"dataset: {source} is no folder{slashes}; {advice}")

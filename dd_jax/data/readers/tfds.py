@@ -13,11 +13,11 @@ import numpy as np
 
 from dd_jax.data.forms import ImagesDiffer, stack
 from dd_jax.data.readers.raw import RawData, checked, checked_images
-from dd_jax.data.readers.splits import roles_of
+from dd_jax.data.readers.splits import BY_NAME, Chosen, roles_of
 from dd_jax.files.atomic import first_line, write_atomically
 
 
-def read_tfds(name: str, size: int | None = None, channels: int | None = None) -> RawData:
+def read_tfds(name: str, size: int | None = None, channels: int | None = None, chosen: Chosen = BY_NAME) -> RawData:
     """A TFDS image-classification set, read from array_record without TensorFlow; its splits as in :func:`read`.
 
     TFDS looks in ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. A set that is missing there is downloaded and
@@ -28,15 +28,16 @@ def read_tfds(name: str, size: int | None = None, channels: int | None = None) -
       name: of the set.
       size: where the set's images are of several sizes, the height and width they are brought to.
       channels: likewise, 1 (grey) or 3 (colour).
+      chosen: see :func:`splits_of`.
 
     Raises:
       ValueError: an unknown name, a set that is not prepared and cannot be, or one without images and labels.
     """
     builder, advice = prepared(name)
-    features, splits = builder.info.features, builder.info.splits
+    features = builder.info.features
     if features is None or not {"image", "label"} <= set(features):
         raise ValueError(f"dataset: TFDS set {name!r} has no features 'image' and 'label'; {advice}")
-    roles = roles_of(f"TFDS set {name!r}", tuple(splits), "splits")
+    roles = splits_of(name, builder, chosen)
     # Images of one size are kept as they are, for whatever form they are brought to later.
     form = (size, channels) if None in (features["image"].shape or (None,)) else (None, None)
     cache = _cache_path(builder, roles, form)
@@ -90,6 +91,40 @@ def prepared(name: str) -> tuple[Any, str]:
                 f"dataset: TFDS set {name!r} cannot be prepared ({first_line(error)}); {advice}"
             ) from error
     return builder, advice
+
+
+def splits_of(name: str, builder: Any, chosen: Chosen) -> dict[str, str]:
+    """The splits of a prepared set by their roles, as :func:`dd_jax.data.readers.splits.roles_of`.
+
+    Args:
+      name: of the set.
+      builder: its builder.
+      chosen: names of splits, or parts of them as TFDS spells them, such as ``train[:80%]``.
+
+    Raises:
+      ValueError: as there; or splits with common examples.
+    """
+    splits = builder.info.splits
+    parts = [split for split in chosen if split is not None and split not in splits and _is_part(splits, split)]
+    roles = roles_of(f"TFDS set {name!r}", (*splits, *parts), "splits", chosen)
+    for one, other in itertools.combinations(roles, 2):
+        if _overlap(splits[roles[one]], splits[roles[other]]):
+            told = f"{roles[one]!r} for {one} and {roles[other]!r} for {other}"
+            raise ValueError(f"dataset: TFDS set {name!r} has {told}, with common examples; use splits without")
+    return roles
+
+
+def _is_part(splits: Any, split: str) -> bool:
+    try:
+        return splits[split].num_examples > 0
+    except Exception:  # a name that there is not, or no part in TFDS's spelling: each is an error of its own kind
+        return False
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    """Whether two splits read an example of the same file."""
+    read = [[(f.filename, f.skip, f.skip + f.take) for f in split.file_instructions] for split in (one, other)]
+    return any(a == b and max(i, k) < min(j, m) for (a, i, j), (b, k, m) in itertools.product(*read))
 
 
 def _decode(role: str, source, size: int | None, channels: int | None) -> list[tuple[str, Any]]:

@@ -11,8 +11,8 @@ from dd_jax.data.pictures import decoded, read_picture
 from dd_jax.data.readers.folder import pictures_of_classes
 from dd_jax.data.readers.raw import numbers_of
 from dd_jax.data.readers.sources import is_path
-from dd_jax.data.readers.splits import roles_of
-from dd_jax.data.readers.tfds import prepared
+from dd_jax.data.readers.splits import BY_NAME, Chosen
+from dd_jax.data.readers.tfds import prepared, splits_of
 from dd_jax.files.atomic import first_line
 
 
@@ -59,25 +59,26 @@ def of_classes(source: Source, classes: Sequence[int]) -> Source:
     return Source(train, validation, test, names, f"{source.stamp} {list(classes)}")
 
 
-def open_source(name: str) -> Source:
+def open_source(name: str, chosen: Chosen = BY_NAME) -> Source:
     """The pictures of a source, none of which is decoded yet.
 
     Args:
       name: a folder of pictures by class, as :func:`dd_jax.data.readers.read` takes it; or a TFDS set with ``image``
         and ``label``, such as ``caltech_birds2011``, or with ``objects``, such as ``voc/2007``. Of the latter, an
         example is one object, difficult or not: its bounding box.
+      chosen: the splits for training and testing, as there.
 
     Raises:
       ValueError: another source, or one that cannot be used.
     """
     if not is_path(name):
-        return _of_tfds(name)
+        return _of_tfds(name, chosen)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ValueError(f"dataset: {name} cannot be streamed; use a folder of pictures by class, or a TFDS name")
-    splits, class_names = pictures_of_classes(folder)
+    splits, class_names = pictures_of_classes(folder, chosen)
     files = [path for paths, _ in splits.values() for path in paths]
-    stamp = _stamp([(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     def part(role: str) -> Originals | None:
         if role not in splits:
@@ -85,27 +86,27 @@ def open_source(name: str) -> Source:
         paths, labels = splits[role]
         return Originals(labels, lambda i: str(paths[i]), lambda i: read_picture(paths[i]))
 
-    return _source(name, {role: part(role) for role in splits}, class_names, stamp)
+    return _source(name, {role: part(role) for role in splits}, class_names, _stamp(stamps, chosen))
 
 
-def _of_tfds(name: str) -> Source:
+def _of_tfds(name: str, chosen: Chosen) -> Source:
     builder, advice = prepared(name)
-    features, splits = builder.info.features or {}, builder.info.splits
+    features = builder.info.features or {}
     kinds = {"label": _whole, "objects": _objects}
     kind = next((kind for kind in kinds if {"image", kind} <= set(features)), None)
     if kind is None:
         raise ValueError(f"dataset: TFDS set {name!r} has no features 'image' and 'label' or 'objects'; {advice}")
-    roles = roles_of(f"TFDS set {name!r}", tuple(splits), "splits")
+    roles = splits_of(name, builder, chosen)
     try:
         parts = {role: kinds[kind](f"{name} {split}", builder, split) for role, split in roles.items()}
     except Exception as error:  # a damaged record, another file format
         raise ValueError(f"dataset: TFDS set {name!r} cannot be read ({first_line(error)}); {advice}") from error
-    if kind == "objects" and {"train", "validation", "test"} <= set(parts):
+    if kind == "objects" and chosen == BY_NAME and {"train", "validation", "test"} <= set(parts):
         parts["train"] = _both(parts["train"], parts.pop("validation"))  # trainval, on which VOC's networks are trained
     root = Path(builder.data_path)
     files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(root.iterdir()) if f.is_file()]
     names = (features[kind] if kind == "label" else features["objects"].feature["label"]).names
-    return _source(name, parts, tuple(names), _stamp([str(root), *files]))
+    return _source(name, parts, tuple(names), _stamp([str(root), *files], chosen))
 
 
 def _source(name: str, parts: Mapping[str, Originals | None], class_names: tuple[str, ...], stamp: str) -> Source:
@@ -121,8 +122,8 @@ def _source(name: str, parts: Mapping[str, Originals | None], class_names: tuple
     return Source(train, validation, test, class_names, stamp)
 
 
-def _stamp(content: Any) -> str:
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+def _stamp(content: list[Any], chosen: Chosen) -> str:
+    return hashlib.sha256(repr([*content, *filter(None, chosen)]).encode()).hexdigest()[:16]
 
 
 def _records(builder: Any, split: str, feature: str) -> tuple[int, Callable[[int], Any]]:

@@ -22,7 +22,7 @@ from dd_jax.files.report.plots import (
     validation_chart,
 )
 from dd_jax.files.report.words import greys_sentences, result_sentence, uncertainty_sentence
-from dd_jax.files.text import accuracy_title, budget, encodable, percent, percent_reported
+from dd_jax.files.text import BALANCED, accuracy_title, budget, encodable, percent, percent_reported
 
 MARK = "<meta name='generator' content='dd_jax'>"
 """By which a page of ours is known."""
@@ -103,13 +103,16 @@ def _accuracies(facts: Facts) -> str:
     result, steps = facts.result, facts.sizes[2]
     test, checked = result["test_accuracy"], result.get("reported_checked")
     before, after = result.get("reported_before"), result.get("reported")
-    header, rows = (accuracy_title(result), "measured"), [("before any step",), (f"after {steps} steps",)]
+    moments = ("before any step", f"after {steps} steps")
     measured = [percent(test[when], known=facts.known) for when in ("before", "after")]
     told = [percent_reported(before, checked=checked), _reported(result)]
-    if before is None and after is None:
-        return _table(header, [(*row, m) for row, m in zip(rows, measured, strict=True)])
-    rows = [(*row, m, t) for row, m, t in zip(rows, measured, told, strict=True)]
-    return _table((*header, "reported by the paper"), rows)
+    columns = [(accuracy_title(result), moments), ("measured", measured)]
+    if balanced := result.get("balanced_test_accuracy"):
+        columns.append((BALANCED, [percent(balanced[when], known=facts.known) for when in ("before", "after")]))
+    if not (before is None and after is None):
+        columns.append(("reported by the paper", told))
+    titles, cells = zip(*columns, strict=True)
+    return _table(titles, list(zip(*cells, strict=True)))
 
 
 def _plots(facts: Facts) -> str:
