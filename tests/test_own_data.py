@@ -142,8 +142,17 @@ def test_the_commands_of_the_page_find_data_that_its_network_takes(command, conf
 SMALL = ["--outer.steps", "2", "--batch-size", "32", "--outer.perturbations", "1"]
 
 
+OF_ITS_OWN = (
+    "./pictures",
+    "--distilled.images 100",
+    "--images.zca",
+    "train[:80%]",
+    "-per-class",
+)  # not in a reader alone
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if any(part in command for part in OF_ITS_OWN)])
 def test_the_commands_of_the_page_run(command, config_of, here, tmp_path):
     network = [] if "--dataset ./pictures" in command else ["--network", "mlp", "--network-options", "hidden=8"]
     fixed_init.main([*shlex.split(command)[3:], *network, *SMALL, "--workdir", str(tmp_path / "run")])
