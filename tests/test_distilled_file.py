@@ -47,13 +47,13 @@ def page():
         ("lenet", (28, 28, 1), ""),
         ("lenet", (32, 32, 3), ""),
         ("alexcifarnet", (32, 32, 3), ""),
-        ("alexnet", (64, 95, 3), "width=2 hidden=8"),
+        pytest.param("alexnet", (64, 95, 3), "width=2 hidden=8", marks=pytest.mark.slow),
         ("convnet", (13, 10, 3), "width=4 depth=2"),
         ("convnet", (9, 9, 1), "width=8 depth=1 norm=group pooling=max"),
         ("convnet", (8, 8, 1), "width=4 depth=2 norm=layer pooling=none"),
         ("convnet", (8, 8, 1), "width=4 depth=3 norm=none"),
         ("mlp", (4, 5, 2), "hidden=7,6"),
-        ("resnet18", (12, 9, 3), "width=4 groups=2"),
+        pytest.param("resnet18", (12, 9, 3), "width=4 groups=2", marks=pytest.mark.slow),
     ],
 )
 def test_the_program_of_the_page_computes_every_network_from_its_description(page, name, shape, options):
