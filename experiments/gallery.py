@@ -26,6 +26,7 @@ _TITLES = {
     "random_init": "Networks never seen",
     "modern": "Learned labels, momentum and other networks",
     "adaptation": "Adaptation of trained networks to other data",
+    "transfer": "Transfer of a trained network to classes that it has not seen",
     "attack": "Attacks on trained networks",
 }
 
@@ -57,9 +58,11 @@ def _sentence(record: Record) -> str:
     count = shape.get("images") or f"{shape['images_per_class']} per class"
     network = f"{'trained ' if config['weights'].get('bank') else ''}{config['network']}"
     networks = f"one known {network}" if known else f"{network} networks never seen"
+    classes = config.get("images", {}).get("classes")
+    data = result["dataset"] + (f", {len(classes)} of its classes" if classes else "")
     by = " by the modified labels" if config.get("relabel") else ""
     return (
-        f"{result['dataset']}, {networks}: {count} × {shape['steps']} images, "
+        f"{data}, {networks}: {count} × {shape['steps']} images, "
         f"{shape['steps'] * shape['epochs']} steps. Test accuracy{by}: {before} before, {after} after."
     )
 
