@@ -17,17 +17,17 @@ from jax.experimental import topologies
 
 from benchmarks.aot import Compiler, run
 
-# multiprocessors; bytes a second; GHz; KiB of shared memory of a multiprocessor; MiB of cache; GiB; compute capability
+# multiprocessors, units of each; bytes per second; GHz; shared KiB of each; MiB of cache; GiB; compute capability
 _CARDS = {
-    "a100": (108, 2.039e12, 1.41, 164, 40, 80, "major: 8"),
-    "h100": (132, 3.352e12, 1.98, 228, 50, 80, "major: 9"),
-    "h200": (132, 4.8e12, 1.98, 228, 50, 141, "major: 9"),
+    "a100": (108, 64, 2.039e12, 1.41, 164, 40, 80, "major: 8"),
+    "h100": (132, 128, 3.352e12, 1.98, 228, 50, 80, "major: 9"),
+    "h200": (132, 128, 4.8e12, 1.98, 228, 50, 141, "major: 9"),
 }
 
 
 def described(card: str) -> str:
     """A card as XLA's ``GpuTargetConfigProto``, in protobuf's text format."""
-    cores, bandwidth, clock, shared, cache, memory, capability = _CARDS[card]
+    cores, units, bandwidth, clock, shared, cache, memory, capability = _CARDS[card]
     return f"""
         platform_name: "CUDA"
         device_description_str: "{card}"
@@ -35,7 +35,7 @@ def described(card: str) -> str:
         gpu_device_info {{
           cuda_compute_capability {{ {capability} }}
           core_count: {cores}
-          fpus_per_core: {64 if card == "a100" else 128}
+          fpus_per_core: {units}
           clock_rate_ghz: {clock}
           memory_bandwidth: {bandwidth:.0f}
           device_memory_size: {memory * 2**30}
