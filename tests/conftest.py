@@ -1,12 +1,14 @@
 """Shared fixtures. Numbers are compared in float64 where a test asks for it, with ``jax.enable_x64``."""
 
 import functools
+import io
 import os
 
 import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from dd_jax.base import Distilled, Network
 
@@ -35,9 +37,10 @@ optax.cosine_decay_schedule = promoting(optax.cosine_decay_schedule)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Programs that take long to compile are compiled once, for all tests that run an experiment."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+def compiled_once(pytestconfig):
+    """Programs that take long to compile are compiled once, for all workers and for later runs of the tests."""
+    jax.config.update("jax_compilation_cache_dir", str(pytestconfig.cache.mkdir("compiled")))
+    jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; with a limit, JAX locks the folder
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
@@ -66,3 +69,41 @@ def small_problem():
     distilled = Distilled(rng.normal(size=(3, 4, 2, 3, 1)), labels, np.log1p(np.exp(rng.normal(size=6) - 0.5)))
     batch = (rng.normal(size=(9, 2, 3, 1)), np.eye(3)[rng.integers(0, 3, 9)])
     return Network(lambda key: theta, apply), theta, distilled, batch
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def prepared(shape=(5, 4, 1), **splits):
+        """Prepares the set ``tiny_shapes``, of the images of each split and labels 0, 1, 2, 0, …"""
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+            }
+        )
+
+        class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            """Random images."""
+
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(images) for split, images in splits.items()}
+
+            def _generate_examples(self, images):
+                for i, image in enumerate(images):
+                    Image.fromarray(image).save(png := io.BytesIO(), "png")
+                    png.seek(0)
+                    yield i, {"image": png, "label": i % 3}
+
+        builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+        builder.download_and_prepare()
+
+    return prepared

@@ -1,25 +1,18 @@
 """Every reader, on small data written here, and what each says of bad input."""
 
 import gzip
-import io
 import os
 import re
 import struct
 import sys
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from sources import COLOUR, FLOATS, IMAGES, LABELS, WITH_NAN, npz, write_classes
 
-from dd_jax.data.dataset import make_dataset
 from dd_jax.data.forms import resize
-from dd_jax.data.pictures import read_picture, shown
-from dd_jax.data.readers import READERS, Chosen, RawData, content_fingerprint, is_path, read, tfds, usps_28
-
-RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (12, 5, 4), dtype=np.uint8)
-LABELS = np.arange(12) % 3
+from dd_jax.data.readers import READERS, RawData, content_fingerprint, is_path, read, tfds, usps_28
 
 
 def write_idx(path, array, packed=False):
@@ -67,11 +60,6 @@ def test_a_damaged_gzip_and_a_missing_file_are_refused(tmp_path):
         read(str(tmp_path))
 
 
-def npz(tmp_path, **arrays):
-    np.savez(tmp_path / "data.npz", **arrays)
-    return str(tmp_path / "data.npz")
-
-
 def test_npz(tmp_path):
     raw = read(npz(tmp_path, images=IMAGES, labels=LABELS, class_names=["a", "b", "c"]))
     np.testing.assert_array_equal(raw.images[..., 0], IMAGES)
@@ -83,11 +71,6 @@ def test_npz(tmp_path):
     assert raw.test_images is not None
     assert raw.test_images.shape == (3, 5, 4, 3)
     assert raw.class_names == ("0", "1", "2")
-
-
-FLOATS = (IMAGES / 255).astype(np.float32)
-WITH_NAN = FLOATS.copy()
-WITH_NAN[3, 1, 1] = np.nan
 
 
 @pytest.mark.parametrize(
@@ -131,13 +114,6 @@ def test_truncated_missing_and_pickled_npz_files_are_refused(tmp_path):
         read(str(path))
 
 
-def write_classes(folder, suffix=".png", names=("cat", "dog", "eel")):
-    for label, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        for i in np.flatnonzero(label == LABELS):
-            Image.fromarray(IMAGES[i]).save(folder / name / f"{i:02}{suffix}")
-
-
 def test_folder_by_class(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "cat" / "notes.txt").write_text("not an image")
@@ -173,44 +149,6 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
         read(str(tmp_path))
     with pytest.raises(ValueError, match="is no folder"):
         read(str(tmp_path / "nowhere"))
-
-
-@pytest.fixture
-def prepare(tmp_path, monkeypatch):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def prepared(shape=(5, 4, 1), **splits):
-        """Prepares the set ``tiny_shapes``, of the images of each split and labels 0, 1, 2, 0, …"""
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=shape, encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
-            }
-        )
-
-        class TinyShapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-            """Random images."""
-
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                return tfds.core.DatasetInfo(builder=self, features=features, description="tiny")
-
-            def _split_generators(self, dl_manager):
-                return {split: self._generate_examples(images) for split, images in splits.items()}
-
-            def _generate_examples(self, images):
-                for i, image in enumerate(images):
-                    Image.fromarray(image).save(png := io.BytesIO(), "png")
-                    png.seek(0)
-                    yield i, {"image": png, "label": i % 3}
-
-        builder = TinyShapes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
-        builder.download_and_prepare()
-
-    return prepared
 
 
 def damaged(path):
@@ -363,166 +301,6 @@ def test_a_function_of_ones_own_is_read_from_the_current_directory(tmp_path, mon
             read(source)
 
 
-def picture(tmp_path, image, name="one.png", **options):
-    image.save(tmp_path / name, **options)
-    return read_picture(tmp_path / name)
-
-
-GREY16 = np.array([[0, 1, 128, 129, 257], [32767, 32768, 65000, 65407, 65535]], np.uint16)
-AS_8_BITS = np.round(GREY16 / 257).astype(np.uint8)[..., None]
-
-
-@pytest.mark.parametrize("name", ["one.png", "one.tif", "one.pgm"])
-def test_grey_of_16_bits_is_scaled(tmp_path, name):
-    np.testing.assert_array_equal(picture(tmp_path, Image.fromarray(GREY16), name), AS_8_BITS)
-
-
-def test_tiffs_say_how_many_bits_they_have_and_which_level_is_white(tmp_path):
-    inverted = picture(tmp_path, Image.fromarray(GREY16), "one.tif", tiffinfo={262: 0})
-    np.testing.assert_array_equal(inverted, 255 - AS_8_BITS)
-    big_endian = Image.new("I;16B", (5, 2))
-    big_endian.frombytes(GREY16.astype(">u2").tobytes())
-    np.testing.assert_array_equal(picture(tmp_path, big_endian, "one.tif"), AS_8_BITS)
-    packed = bytes([0x00, 0x0F, 0xFF])  # 12 bits each: 0x000 and 0xFFF
-    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 12 * 8 + 4), (277, 1), (279, 3)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    content = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + packed
-    (tmp_path / "one.tif").write_bytes(content)
-    np.testing.assert_array_equal(read_picture(tmp_path / "one.tif"), [[[0], [255]]])
-
-
-def test_floats_are_in_0_to_1_and_integers_of_32_bits_are_refused(tmp_path):
-    np.testing.assert_array_equal(picture(tmp_path, Image.fromarray(FLOATS[0]), "one.tif"), IMAGES[0][..., None])
-    for levels, message in (
-        (FLOATS[0] * 255, r"levels are from \S+ to 2\d\d\S+; floats must be in \[0, 1\]"),
-        (WITH_NAN[3], "levels are from nan to nan"),
-        (IMAGES[0].astype(np.int32), "integers of 32 bits or signed"),
-    ):
-        with pytest.raises(ValueError, match=rf"one.tif cannot be read as an image .*{message}.*save it anew"):
-            picture(tmp_path, Image.fromarray(levels), "one.tif")
-
-
-RED, HALF, CLEAR = (200, 0, 0, 255), (0, 0, 100, 51), (10, 20, 30, 0)
-ON_WHITE = [[[200, 0, 0], [204, 204, 224], [255, 255, 255]]]
-
-
-def test_white_shows_through_where_a_picture_is_transparent(tmp_path):
-    image = Image.new("RGBA", (3, 1))
-    image.putdata([RED, HALF, CLEAR])
-    for name, options in (("one.png", {}), ("one.tif", {}), ("one.webp", {"lossless": True, "exact": True})):
-        np.testing.assert_array_equal(picture(tmp_path, image, name, **options), ON_WHITE)
-    np.testing.assert_array_equal(shown(image.convert("RGBa"))[0, 0], RED[:3])
-    palette = Image.new("P", (3, 1))
-    palette.putpalette([200, 0, 0, 0, 0, 100, 10, 20, 30])
-    palette.putdata([0, 1, 2])
-    shades = picture(tmp_path, palette, transparency=bytes([255, 51, 0]))
-    np.testing.assert_array_equal(shades, ON_WHITE)
-    for name in ("one.png", "one.gif"):
-        np.testing.assert_array_equal(
-            picture(tmp_path, palette, name, transparency=2), [[[200, 0, 0], [0, 0, 100], [255, 255, 255]]]
-        )
-    pa = Image.new("PA", (3, 1))
-    pa.putpalette([200, 0, 0, 0, 0, 100, 10, 20, 30])
-    pa.putdata([(0, 255), (1, 51), (2, 0)])
-    np.testing.assert_array_equal(shown(pa), ON_WHITE)
-    colour = picture(tmp_path, Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3))
-    np.testing.assert_array_equal(colour, [[[255, 255, 255]]])
-
-
-def test_grey_with_transparency_stays_grey(tmp_path):
-    image = Image.new("LA", (3, 1))
-    image.putdata([(9, 255), (100, 51), (0, 0)])
-    np.testing.assert_array_equal(picture(tmp_path, image), [[[9], [224], [255]]])
-    np.testing.assert_array_equal(shown(image.convert("La"))[0, 0], [9])
-    for levels, level in ((IMAGES[0], int(IMAGES[0, 0, 0])), (np.eye(2) > 0, 255)):
-        seen = picture(tmp_path, Image.fromarray(levels), transparency=level)
-        levels = levels.astype(np.uint8) * (255 if levels.dtype == bool else 1)
-        np.testing.assert_array_equal(seen[..., 0], np.where(levels == level, 255, levels))
-
-
-def png(width, bits, kind, row, transparent=b""):
-    """A PNG of one row, of kinds and bits that Pillow reads but does not write."""
-    header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + bytes(row))), (b"IEND", b"")]
-    parts[1:1] = [(b"tRNS", transparent)] if transparent else []
-    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def test_pngs_of_other_than_8_bits_are_read_right_or_refused(tmp_path):
-    path = tmp_path / "one.png"
-    path.write_bytes(png(2, 16, 4, [90, 0, 255, 255, 90, 0, 0, 0]))  # grey with transparency
-    np.testing.assert_array_equal(read_picture(path), [[[90], [255]]])
-    path.write_bytes(png(2, 16, 2, [1, 0, 2, 0, 3, 0, 255, 255, 0, 0, 9, 0]))
-    np.testing.assert_array_equal(read_picture(path), [[[1, 2, 3], [255, 0, 9]]])
-    path.write_bytes(png(2, 4, 0, [0x0F]))
-    np.testing.assert_array_equal(read_picture(path), [[[0], [255]]])
-    for bits, kind, row, level in (
-        (4, 0, [0x0F], b"\0\x0f"),
-        (16, 0, [0, 0, 255, 255], b"\xff\xff"),
-        (16, 2, bytes(12), bytes(6)),
-    ):
-        path.write_bytes(png(2, bits, kind, row, level))
-        with pytest.raises(ValueError, match=r"one.png cannot be read .*levels is transparent"):
-            read_picture(path)
-
-
-COLOUR = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "P", "RGBA", "1", "L"])
-def test_other_modes_look_as_pillow_shows_them(mode):
-    image = Image.fromarray(COLOUR)
-    if mode == "LAB":
-        image = Image.fromarray(COLOUR, "RGB").convert("LAB")
-    elif mode != "RGB":
-        image = image.convert(mode)
-    grey = mode in ("1", "L")
-    expected = np.atleast_3d(np.asarray(image.convert("L" if grey else "RGB")))
-    np.testing.assert_array_equal(shown(image), expected)
-    assert expected.shape == (6, 7, 1 if grey else 3)
-
-
-@pytest.mark.parametrize("name", ["one.jpg", "one.png", "one.tif", "one.webp"])
-def test_pictures_are_upright(tmp_path, name):
-    wide = np.zeros((16, 32), np.uint8)
-    wide[:, 16:] = 255
-    exif = Image.Exif()
-    exif[274] = 6  # to be turned clockwise by a quarter
-    seen = picture(tmp_path, Image.fromarray(wide), name, exif=exif)
-    assert seen.shape[:2] == (32, 16)
-    assert seen[:14].max() < 50
-    assert seen[18:].min() > 200
-    deep = picture(tmp_path, Image.fromarray(GREY16), exif=exif)
-    np.testing.assert_array_equal(deep, np.rot90(AS_8_BITS, -1))
-
-
-@pytest.mark.parametrize("name", ["one.gif", "one.tif", "one.webp", "one.png"])
-def test_of_several_frames_the_first_is_read(tmp_path, name):
-    frames = [Image.new("L", (4, 4), level) for level in (0, 200, 255)]
-    seen = picture(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(seen, 0)
-
-
-def test_damaged_and_enormous_pictures_are_refused_by_name(tmp_path, monkeypatch):
-    write_classes(tmp_path)
-    path = tmp_path / "dog" / "01.png"
-    whole = path.read_bytes()
-    for content in (b"", b"no image", whole[:-30], whole[:20]):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"dog/01.png cannot be read as an image \([^\n]*$"):
-            read(str(tmp_path))
-    path.unlink()
-    path.symlink_to(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match=r"dog/01.png cannot be read as an image \(FileNotFoundError"):
-        read(str(tmp_path))
-    path.unlink()
-    path.write_bytes(whole)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
-    with pytest.raises(ValueError, match=r"cat/00.png cannot be read as an image \(DecompressionBombError[^\n]*$"):
-        read(str(tmp_path))
-
-
 def test_what_else_lies_in_folders_is_skipped(tmp_path):
     write_classes(tmp_path)
     expected = read(str(tmp_path))
@@ -621,132 +399,6 @@ def test_every_source_is_brought_to_form(tmp_path):
     assert raw.images.shape[1:] == raw.test_images.shape[1:] == (6, 6, 1)
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev", "Val"])
-def test_a_validation_folder_is_the_validation_split_or_for_want_of_another_the_test_split(tmp_path, name):
-    write_classes(tmp_path / "train")
-    write_classes(tmp_path / name)
-    (tmp_path / name / "cat" / "00.png").unlink()
-    raw = read(str(tmp_path))
-    assert raw.test_labels is not None
-    assert (len(raw.labels), len(raw.test_labels)) == (12, 11)
-    assert raw.validation_images is None
-    assert raw.validation_labels is None
-    write_classes(tmp_path / "test")
-    (tmp_path / "test" / "dog" / "01.png").unlink()
-    (tmp_path / "test" / "dog" / "04.png").unlink()
-    (tmp_path / "unlabelled").mkdir()
-    raw = read(str(tmp_path))
-    assert raw.test_labels is not None
-    assert raw.validation_labels is not None
-    np.testing.assert_array_equal(np.bincount(raw.test_labels), [4, 2, 4])
-    np.testing.assert_array_equal(np.bincount(raw.validation_labels), [3, 4, 4])
-    data = make_dataset(raw)
-    assert [len(split.labels) for split in (data.train, data.validation, data.test)] == [12, 11, 10]
-    np.testing.assert_array_equal(data.validation.images, raw.validation_images)
-
-
-def test_folders_named_like_splits_are_splits_or_classes_but_never_taken_for_the_other(tmp_path):
-    write_classes(tmp_path / "a" / "Training")
-    write_classes(tmp_path / "a" / "Testing")
-    raw = read(str(tmp_path / "a"))
-    assert raw.class_names == ("cat", "dog", "eel")
-    assert raw.test_images is not None
-    write_classes(tmp_path / "vehicles", names=("bus", "car", "train"))
-    assert read(str(tmp_path / "vehicles")).class_names == ("bus", "car", "train")
-    for folders, message in (
-        (("train", "holdout"), "no split for testing .*, but 'holdout'; say which is for training"),
-        (("test", "validation"), "folders 'test', 'validation'; give one split for training"),
-        (("testing", "other"), "folders 'other', 'testing'; give one split for training"),
-        (("train", "training"), "folders 'train', 'training'; give one split for training"),
-        (("train", "val", "valid"), "'val', 'valid'; give one split"),
-    ):
-        for folder in folders:
-            write_classes(tmp_path / "-".join(folders) / folder)
-        with pytest.raises(ValueError, match=message):
-            read(str(tmp_path / "-".join(folders)))
-    write_classes(tmp_path / "flat", names=("train", "test"))  # pictures whose classes are not told
-    with pytest.raises(ValueError, match="flat/train holds 0 class folders"):
-        read(str(tmp_path / "flat"))
-    for name in ("bottle", "nut"):
-        write_classes(tmp_path / "inside" / name / "test", names=("good", "broken"))
-    with pytest.raises(ValueError, match=r"bottle/test is a split within a class"):
-        read(str(tmp_path / "inside"))
-
-
-def counts_of(raw):
-    """Examples for training, validation and testing; None where there is no such split."""
-    return tuple(None if a is None else len(a) for a in (raw.labels, raw.validation_labels, raw.test_labels))
-
-
-NAMED = {"good": IMAGES, "fresh": IMAGES[:6], "validation": IMAGES[:3], "unlabelled": IMAGES[:9]}
-
-
-class NamedSplits:
-    """A source of each kind with the splits of ``NAMED``."""
-
-    def npz(self, folder, prepare):
-        fields = {f"{name}_images": images for name, images in NAMED.items()}
-        labels = {f"{name}_labels": LABELS[: len(images)] for name, images in NAMED.items() if name != "unlabelled"}
-        return npz(folder, **fields, **labels)
-
-    def keras(self, folder, prepare):
-        fields = {f"x_{name}": images for name, images in NAMED.items()}
-        return npz(folder, **fields, **{f"y_{name}": LABELS[: len(images)] for name, images in NAMED.items()})
-
-    def folder(self, folder, prepare):
-        for name, images in NAMED.items():
-            write_classes(folder / "named" / name)
-            for i in range(len(images), 12):
-                next((folder / "named" / name).glob(f"*/{i:02}.png")).unlink()
-        return str(folder / "named")
-
-    def tfds(self, folder, prepare):
-        prepare(**NAMED)
-        return "tiny_shapes"
-
-    def function(self, folder, prepare):
-        text = f"from numpy import array\ndef f(): return {{'good_images': array({IMAGES.tolist()}, 'uint8'), "
-        text += f"'good_labels': array({LABELS.tolist()}), 'fresh_images': array({IMAGES[:6].tolist()}, 'uint8'), "
-        (folder / "with_splits.py").write_text(text + f"'fresh_labels': array({LABELS[:6].tolist()})}}")
-        return "with_splits:f"
-
-
-@pytest.mark.parametrize("kind", ["npz", "keras", "folder", "tfds", "function"])
-def test_splits_of_any_names_are_chosen_and_those_that_are_not_there_name_what_is(kind, tmp_path, prepare, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    source = getattr(NamedSplits(), kind)(tmp_path, prepare)
-    validation = None if kind == "function" else 3
-    raw = read(source, chosen=Chosen("good", "fresh"))
-    assert counts_of(raw) == (12, validation, 6)
-    assert {image.tobytes() for image in raw.images} == {image.tobytes() for image in IMAGES}
-    if kind != "function":
-        assert counts_of(read(source, chosen=Chosen("good"))) == (12, None, 3)  # validation, for want of a test split
-        assert counts_of(read(source, chosen=Chosen("good", "validation"))) == (12, None, 3)
-    for chosen, message in (
-        (Chosen("good", "none"), r"has the .*('fresh', 'good'|'good', 'fresh').*; use one of them for test_split"),
-        (Chosen("none"), r"'fresh'.*; use one of them for train_split"),
-        (Chosen("good", "good"), "'good' for training and for testing; use different"),
-        (
-            Chosen(None, "fresh"),
-            "say which is for training and which for testing|has no array 'images', only .*good",
-        ),
-    ):
-        with pytest.raises(ValueError, match=f"^dataset: .*({message})"):
-            read(source, chosen=chosen)
-
-
-def test_splits_that_are_chosen_need_labels_and_a_source_with_names(tmp_path):
-    source = npz(tmp_path, images=IMAGES, labels=LABELS, more_images=IMAGES)
-    with pytest.raises(ValueError, match=r"has no array 'more_labels', only"):
-        read(source, chosen=Chosen("more", "train"))
-    assert counts_of(read(source, chosen=Chosen("train"))) == (12, None, None)
-    write_classes(tmp_path / "flat")
-    with pytest.raises(ValueError, match=r"flat has the folders 'cat', 'dog', 'eel'; use one of them for test_split"):
-        read(str(tmp_path / "flat"), chosen=Chosen(None, "test"))
-    with pytest.raises(ValueError, match=r"^dataset: digits has fixed splits; leave out train_split"):
-        read("digits", chosen=Chosen("train"))
-
-
 @pytest.mark.parametrize(
     "names", [[str(n) for n in range(1, 13)], [f"class{n}x" for n in range(8, 13)], ["07", "8", "10"]]
 )
@@ -755,34 +407,6 @@ def test_classes_are_numbered_by_the_numbers_in_their_names(tmp_path, names):
     for name in names:
         Image.fromarray(IMAGES[0]).save(tmp_path / name / "0.png")
     assert read(str(tmp_path)).class_names == tuple(names)
-
-
-def test_npz_splits_go_by_the_same_names(tmp_path):
-    held = {"images": IMAGES, "labels": LABELS, "val_images": IMAGES[:3], "val_labels": LABELS[:3]}
-    raw = read(npz(tmp_path, **held))
-    np.testing.assert_array_equal(raw.test_images, IMAGES[:3, ..., None])
-    assert raw.validation_images is None
-    raw = read(npz(tmp_path, **held, test_images=IMAGES[:6], test_labels=LABELS[:6], mean=0.5))
-    np.testing.assert_array_equal(raw.validation_images, IMAGES[:3, ..., None])
-    np.testing.assert_array_equal(raw.test_images, IMAGES[:6, ..., None])
-    with pytest.raises(ValueError, match=r"no split for testing \(.*\), but 'holdout'; say which"):
-        read(npz(tmp_path, images=IMAGES, labels=LABELS, holdout_images=IMAGES, holdout_labels=LABELS))
-    with pytest.raises(ValueError, match="validation images or validation labels without the other"):
-        read(npz(tmp_path, images=IMAGES, labels=LABELS, val_labels=LABELS))
-
-
-def test_keras_and_medmnist_s_layouts_are_read(tmp_path):
-    column = LABELS[:, None]
-    raw = read(npz(tmp_path, x_train=IMAGES, y_train=column, x_test=IMAGES[:6], y_test=column[:6]))
-    np.testing.assert_array_equal(raw.labels, LABELS)
-    np.testing.assert_array_equal(raw.test_images, IMAGES[:6, ..., None])
-    of_val = {"val_images": IMAGES[:3], "val_labels": column[:3]}
-    of_test = {"test_images": IMAGES[:6], "test_labels": column[:6]}
-    raw = read(npz(tmp_path, train_images=IMAGES, train_labels=column, **of_val, **of_test))
-    np.testing.assert_array_equal(raw.test_labels, LABELS[:6])
-    np.testing.assert_array_equal(raw.validation_labels, LABELS[:3])
-    with pytest.raises(ValueError, match=r"labels of shape \(12, 2\)"):
-        read(npz(tmp_path, train_images=IMAGES, train_labels=np.repeat(column, 2, 1)))
 
 
 @pytest.mark.parametrize(
@@ -963,18 +587,3 @@ class TestTfds:
             ValueError, match=r"TFDS set 'tiny_shapes' has the splits 'test'; give one split for training"
         ):
             read("tiny_shapes")
-
-    def test_parts_of_splits_are_chosen_where_they_have_no_example_in_common(self, prepare):
-        prepare(train=IMAGES, extra=255 - IMAGES)
-        raw = read("tiny_shapes", chosen=Chosen("train[:75%]+extra", "train[75%:]"))
-        assert counts_of(raw) == (21, None, 3)
-        both = np.concatenate([raw.images[:9], raw.test_images])
-        assert {image.tobytes() for image in both} == {image.tobytes() for image in IMAGES}
-        assert counts_of(read("tiny_shapes", chosen=Chosen("train[:9]", "extra[:3]"))) == (9, None, 3)
-        assert counts_of(read("tiny_shapes", chosen=Chosen("train[3:]"))) == (9, None, None)
-        for test in ("train", "train[70%:]", "extra[:1]+train[:1]"):
-            with pytest.raises(ValueError, match=r"'train\[:75%\]' for train and .* for test, with common examples"):
-                read("tiny_shapes", chosen=Chosen("train[:75%]", test))
-        for part in ("train[:0]", "train[", "trian[:5]", "train[:5", "nothing"):
-            with pytest.raises(ValueError, match=r"has the splits 'train', 'extra'.*; use one of them for test_split"):
-                read("tiny_shapes", chosen=Chosen("train[:75%]", part))
