@@ -10,7 +10,8 @@ from pathlib import Path
 from dd_jax.files.atomic import write_atomically
 
 from .command_line import run_as_script
-from .results import Record, before_and_after, read_records
+from .kept import Record, read_records
+from .tables import before_and_after
 
 ROOT = Path(__file__).parent.parent
 PAGE = "docs/gallery.md"

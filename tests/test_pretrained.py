@@ -17,8 +17,10 @@ from dd_jax.networks import make_network
 from dd_jax.weights.bank import Bank, load_bank, save_shard
 from experiments import adaptation, attack, baselines, evaluate, fixed_init, pretrain, results
 from experiments.attack import measures
+from experiments.kept import read_records, write
 from experiments.nets import nets_of
 from experiments.settings import Weights, path_from
+from experiments.tables import tables_of
 from experiments.training import RunError, Stopped
 
 QUICK = ["digits", "--recipe.epochs", "2", "--group", "2"]
@@ -318,8 +320,12 @@ def test_adaptation_stands_beside_its_baselines(bank, tmp_path, monkeypatch):
     assert rows[f"distilled: {workdir}"] == pytest.approx(result["test_accuracy"]["after"])
     assert (rows["full training"]["n"], result["test_accuracy"]["after"]["n"]) == (3, 2)
     assert not load_distilled(workdir / "distilled.npz").initial_weights
-    results.record(workdir, tmp_path / "results")
-    row = next(line for line in results.tables(tmp_path / "results").splitlines() if "results/adaptation/run" in line)
+    write(results.read_run(workdir), tmp_path / "results")
+    row = next(
+        line
+        for line in tables_of(read_records(tmp_path / "results").values()).splitlines()
+        if "results/adaptation/run" in line
+    )
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[4] == percent(result["test_accuracy"]["after"])
     assert [cells[6], cells[7], cells[-1]] == [
@@ -418,8 +424,8 @@ def test_a_finished_attack_and_adaptation_are_left_as_they_are(attacked, bank, t
 @pytest.mark.slow
 def test_records_of_banks_and_attacks_have_their_tables(bank, attacked, tmp_path):
     for run in (bank, attacked):
-        results.record(run, tmp_path)
-    written = results.tables(tmp_path)
+        write(results.read_run(run), tmp_path)
+    written = tables_of(read_records(tmp_path).values())
     of_bank, of_attack = (json.loads(path.read_text()) for path in (bank / "result.json", attacked / "attack.json"))
     assert f"| 3 × 2 | {of_bank['wall_seconds']:.0f} s | {percent(of_bank['test_accuracy']['train'])} |" in written
     assert (

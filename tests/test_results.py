@@ -12,6 +12,8 @@ from dd_jax.evaluation import Training
 from dd_jax.files.distilled_file import load_distilled
 from dd_jax.files.scored import load_scored, save_scored
 from experiments import results
+from experiments.kept import read_records, write
+from experiments.tables import HEADLINES, headlines_of, tables_of
 
 RESULTS = results.ROOT / "results"
 FILES = sorted(RESULTS.glob("*/*/distilled.npz"))
@@ -104,7 +106,7 @@ def test_help_records_nothing(checkout, capsys):
 
 def test_without_runs_the_tables_are_written_again(checkout, capsys):
     finished_run(checkout / "runs" / "a", 0.8, None)
-    results.record(checkout / "runs" / "a", checkout / "results")
+    write(results.read_run(checkout / "runs" / "a"), checkout / "results")
     results.main([])
     assert "results/fixed_init/a" in (checkout / "docs/results.md").read_text()
     assert (
@@ -200,14 +202,14 @@ def test_a_run_for_random_networks_is_one_even_if_tested_on_one(checkout):
 @pytest.mark.parametrize("page", results.PAGES)
 def test_a_page_has_the_tables_of_the_records(page):
     between = (results.ROOT / page).read_text().split(results.BEGIN)[1].split(results.END)[0]
-    assert between == f"\n{results.PAGES[page](results.read_records(RESULTS).values())}\n"
+    assert between == f"\n{results.PAGES[page](read_records(RESULTS).values())}\n"
 
 
 def test_the_readme_has_a_row_of_each_headline_with_the_figures_of_the_tables():
-    summary, tables = results.headlines_of(results.read_records(RESULTS).values()), results.tables(RESULTS)
+    summary, tables = headlines_of(read_records(RESULTS).values()), tables_of(read_records(RESULTS).values())
     rows = summary.splitlines()[2:]
-    assert [row.split("](results/")[1].split(")")[0] for row in rows] == list(results.HEADLINES)
-    for place, row in zip(results.HEADLINES, rows, strict=True):
+    assert [row.split("](results/")[1].split(")")[0] for row in rows] == list(HEADLINES)
+    for place, row in zip(HEADLINES, rows, strict=True):
         full = next(line for line in tables.splitlines() if f"](../results/{place})" in line)
         assert row.split(" | ")[-3:] == full.split(" | ")[-3:]
 
@@ -244,8 +246,8 @@ def test_the_budget_has_that_of_the_runs_it_began_from(tmp_path):
     content = json.loads((run / "result.json").read_text())
     earlier = {"outer_steps": 10000, "wall_seconds": 570.0}
     (run / "result.json").write_text(json.dumps(content | {"earlier": earlier}))
-    results.record(run, tmp_path / "results")
-    assert "| 10,000 + 2,400 × 256 | 20 min |" in results.tables(tmp_path / "results")
+    write(results.read_run(run), tmp_path / "results")
+    assert "| 10,000 + 2,400 × 256 | 20 min |" in tables_of(read_records(tmp_path / "results").values())
 
 
 def test_a_later_evaluation_on_more_networks_is_quoted_and_kept(tmp_path):
@@ -262,20 +264,20 @@ def test_a_later_evaluation_on_more_networks_is_quoted_and_kept(tmp_path):
     ):
         (run / "evaluation.json").write_text(json.dumps(evaluation | other))
         with pytest.raises(ValueError, match="use one on test after all 30 stored steps"):
-            results.record(run, tmp_path / "results")
+            write(results.read_run(run), tmp_path / "results")
     assert not (tmp_path / "results").exists()
     (run / "evaluation.json").write_text(json.dumps(evaluation))
-    results.record(run, tmp_path / "results")
-    assert "| 77.70 ± 2.00 % (n = 500) |" in results.tables(tmp_path / "results")
+    write(results.read_run(run), tmp_path / "results")
+    assert "| 77.70 ± 2.00 % (n = 500) |" in tables_of(read_records(tmp_path / "results").values())
 
 
 def test_a_large_file_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     run, target = tmp_path / "runs" / "big", tmp_path / "results" / "fixed_init" / "big"
     finished_run(run, 0.9, None)
-    results.record(run, tmp_path / "results")
+    write(results.read_run(run), tmp_path / "results")
     assert (target / "distilled.npz").read_bytes() == b"data"
     (run / "distilled.npz").write_bytes(bytes(results.LARGEST + 1))
-    results.record(run, tmp_path / "results")
+    write(results.read_run(run), tmp_path / "results")
     assert not (target / "distilled.npz").exists()
     assert (target / "result.json").is_file()
     assert "distilled.npz is 2 MiB and left out" in capsys.readouterr().out
@@ -286,18 +288,18 @@ def test_what_the_page_shows_beyond_the_result_is_kept_where_it_is_small(tmp_pat
     finished_run(run, 0.8, None)
     facts = made_up()
     save_scored(run / "scores.npz", facts.scored)
-    results.record(run, tmp_path / "results")
+    write(results.read_run(run), tmp_path / "results")
     np.testing.assert_array_equal(load_scored(kept).confusion, facts.scored.confusion)
     with (run / "scores.npz").open("ab") as file:
         file.write(bytes(200_000))
-    results.record(run, tmp_path / "results")
+    write(results.read_run(run), tmp_path / "results")
     assert not kept.exists()
     assert "scores.npz is 0.19 MiB and left out" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no result\.json"):
-        results.record(tmp_path, tmp_path / "results")
+        write(results.read_run(tmp_path), tmp_path / "results")
 
 
 def test_a_run_whose_second_half_is_missing_is_refused(tmp_path):
@@ -306,14 +308,14 @@ def test_a_run_whose_second_half_is_missing_is_refused(tmp_path):
     content = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(content | {"experiment": "attack"}))
     with pytest.raises(ValueError, match=r"has no attack\.json; use the work folder of a finished run"):
-        results.record(run, tmp_path / "results")
+        write(results.read_run(run), tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
 def test_a_run_without_a_table_is_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"experiment": "linear_case"}')
     with pytest.raises(ValueError, match="is of linear_case; use one of fixed_init, random_init, modern, seeds"):
-        results.record(tmp_path, tmp_path / "results")
+        write(results.read_run(tmp_path), tmp_path / "results")
 
 
 def test_a_table_of_baselines_follows(checkout):

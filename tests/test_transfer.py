@@ -13,8 +13,10 @@ from dd_jax.networks import make_network
 from dd_jax.weights.bank import load_bank
 from experiments import baselines, pretrain, results, transfer
 from experiments.command_line import command_line
+from experiments.kept import read_records, write
 from experiments.problem import check_split
 from experiments.settings import Images
+from experiments.tables import tables_of
 
 FIRST, OTHERS = (["--images.classes", *map(str, classes)] for classes in (range(5), range(5, 10)))
 TARGET = ["--dataset", "digits", "--network", "lenet", "--validation-fraction", "0.1", "--batch-size", "64", *OTHERS]
@@ -63,8 +65,12 @@ def test_a_transfer_stands_beside_its_baselines_and_fine_tuning(bank, tmp_path, 
     transfer.main(command)
     assert times == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json")}  # it was finished
     for run in (bank, workdir):
-        results.record(run, tmp_path / "results")
-    row = next(line for line in results.tables(tmp_path / "results").splitlines() if "results/transfer/run" in line)
+        write(results.read_run(run), tmp_path / "results")
+    row = next(
+        line
+        for line in tables_of(read_records(tmp_path / "results").values()).splitlines()
+        if "results/transfer/run" in line
+    )
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     names = ("random real", "optimized real", "k-means", "average real", "full fine-tuning")
     assert cells[1] == "1 per class × 1"

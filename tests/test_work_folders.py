@@ -18,10 +18,12 @@ from dd_jax.files.figures import draw_images
 from dd_jax.outer import OuterRecipe
 from experiments import distil, evaluate, fixed_init, record, results, seeds, training
 from experiments.distilled import DistilledSetting
+from experiments.kept import read_records, write
 from experiments.nets import nets_of
 from experiments.relabelled import Relabelled
 from experiments.settings import Weights, dataset_from, path_from
 from experiments.streams import streams
+from experiments.tables import tables_of
 from experiments.training import Stopped
 
 TINY = ("--outer.steps", "4", "--batch-size", "8", "--distilled.epochs", "2", "--validation-fraction", "0.2")
@@ -287,8 +289,8 @@ def test_a_run_is_repeated_for_each_seed_and_the_spread_told(copied, capsys):
     write_data(copied / "mine.npz", shift=1)
     with pytest.raises(ValueError, match=r"holds a run with other settings \(data is "):
         seeds.main(command)
-    results.record(copied / "seeds", copied / "results")
-    assert "| [seeds](../results/seeds/seeds) | 0, 1 | " in results.tables(copied / "results")
+    write(results.read_run(copied / "seeds"), copied / "results")
+    assert "| [seeds](../results/seeds/seeds) | 0, 1 | " in tables_of(read_records(copied / "results").values())
 
 
 def test_evaluation_finds_the_data_from_any_folder_and_knows_them(copied, monkeypatch, tmp_path):
