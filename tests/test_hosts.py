@@ -368,7 +368,10 @@ def test_looks_at_the_clock_are_as_far_apart_as_the_steps_are_fast():
     assert steps_until(left=-1.0, pace=0.25, before=8) == 1
 
 
-SMALL = ("digits", "--distilled.epochs", "2", "--outer.steps", "12", "--batch-size", "32", "--weights.test-nets", "4")
+SMALL = (
+    "digits", "--network", "mlp", "--distilled.epochs", "2", "--outer.steps", "12", "--batch-size", "32",
+    "--weights.test-nets", "4",
+)  # fmt: skip
 
 
 def experiment(processes, workdir, count, *options, devices=1):
