@@ -55,17 +55,16 @@ def start(workdir: Path, processes: int, steps: int) -> list[subprocess.Popen[st
     return started
 
 
-def statuses(running: list[subprocess.Popen[str]]) -> list[int]:
-    """Waits for the end of all; raises ``RuntimeError``, with where they are, if one hangs."""
+def statuses(running: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
+    """Waits for all, and gives their statuses and what they told; ``RuntimeError``, with their stacks, if one hangs."""
     try:
-        for process in running:
-            process.communicate(timeout=PATIENCE)
+        told = "\n".join(process.communicate(timeout=PATIENCE)[1] for process in running)
     except subprocess.TimeoutExpired as error:
         for process in running:
             process.send_signal(signal.SIGABRT)  # at which Python tells where its threads are
         told = "\n".join(process.communicate()[1] for process in running)
         raise RuntimeError(f"{error.cmd} hangs:\n{told}") from error
-    return [process.returncode for process in running]
+    return [process.returncode for process in running], told
 
 
 def ended(running: list[subprocess.Popen[str]], kind: signal.Signals, chance: random.Random, longest: float) -> str:
@@ -77,10 +76,10 @@ def ended(running: list[subprocess.Popen[str]], kind: signal.Signals, chance: ra
     for process in victims:
         process.send_signal(kind)
     which = "" if len(running) == 1 else " of all" if victims is running else f" of {running.index(victims[0])}"
-    status = statuses(running)
+    status, told = statuses(running)
     accepted = {0, 1, -signal.SIGKILL, -signal.SIGABRT} if kind == signal.SIGKILL else {0, 143, -signal.SIGTERM}
     if not set(status) <= accepted:
-        raise RuntimeError(f"{kind.name}{which} after {moment:.1f} s: statuses {status}")
+        raise RuntimeError(f"{kind.name}{which} after {moment:.1f} s: statuses {status}\n{told}")
     return f"{kind.name}{which} after {moment:.1f} s → {status}" if before_the_end else "at its end"
 
 
@@ -105,16 +104,18 @@ def run(folder: Path, *, rounds: int, processes: int = 1, seed: int = 0, steps: 
       RuntimeError: a process ended with a status that it must not have, or hangs.
     """
     began = time.monotonic()
-    if any(statuses(start(folder / "whole", processes, steps))):
-        raise RuntimeError("the run that was left alone has failed")
+    status, told = statuses(start(folder / "whole", processes, steps))
+    if any(status):
+        raise RuntimeError(f"the run that was left alone ended with {status}\n{told}")
     longest, whole = time.monotonic() - began, digest(folder / "whole")
     equal = []
     for number in range(rounds):
         workdir, chance = folder / f"round_{number}", random.Random(f"{seed} {number}")
         kinds = chance.sample([signal.SIGTERM, signal.SIGKILL], 2)
         how = [ended(start(workdir, processes, steps), kind, chance, longest) for kind in kinds]
-        if any(last := statuses(start(workdir, processes, steps))):
-            raise RuntimeError(f"round {number}: the same command ended with {last} after {how}")
+        status, told = statuses(start(workdir, processes, steps))
+        if any(status):
+            raise RuntimeError(f"round {number}: the same command ended with {status} after {how}\n{told}")
         equal.append(digest(workdir) == whole)
         print(f"round {number}: {'; '.join(how)}; {'equal' if equal[-1] else 'NOT EQUAL'}", flush=True)
     return {

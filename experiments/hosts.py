@@ -4,6 +4,7 @@ Each runs the same command, with a ``--hosts.number`` of its own, or ``--hosts.a
 The first one writes the files and speaks; the others are silent but for errors.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import math
@@ -40,9 +41,11 @@ class Hosts:
 
 
 HEARTBEAT_SECONDS = 40  # within which JAX finds out that a process has ended, and ends the others
+LOOK_SECONDS = 0.5  # between two looks at whether another process has failed
 
-_FAILED, _TOLD = "dd_jax/failed", "dd_jax/told"  # in JAX's store of the coordinator
+_FAILED, _TOLD, _OVER = "dd_jax/failed", "dd_jax/told", "dd_jax/over"  # in JAX's store of the coordinator
 _ending = threading.Lock()  # taken by the first thread that ends this process
+_over = threading.Event()  # set once all processes are at their end
 
 
 def start(hosts: Hosts) -> None:
@@ -73,7 +76,9 @@ def start(hosts: Hosts) -> None:
             other = "--hosts.coordinator, --hosts.count and --hosts.number" if hosts.auto else "another"
             raise ValueError(f"{given} is not accepted ({first_line(error)}); use {other}") from error
     if several():
-        threading.Thread(target=_end_when_another_fails, daemon=True).start()
+        looking = threading.Thread(target=_end_when_another_fails, daemon=True)
+        looking.start()
+        atexit.register(_end_together, looking)  # called before JAX's own, which was registered earlier
         if jax.process_index() > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end
 
@@ -129,8 +134,7 @@ def _ends_if_it_lasts(hosts: Hosts) -> Iterator[None]:
 def _end_when_another_fails() -> None:
     """Waits until another process has said why it ends, tells it here, and ends this one."""
     client: Any = distributed.global_state.client
-    while True:
-        time.sleep(0.5)
+    while not _over.wait(LOOK_SECONDS):
         try:
             message = client.key_value_try_get(_FAILED)
         except Exception as error:
@@ -140,6 +144,15 @@ def _end_when_another_fails() -> None:
         if _ending.acquire(blocking=False):
             _leave(message)
         return
+
+
+def _end_together(looking: threading.Thread) -> None:
+    """Waits for all processes, then for the thread: where one is in a call of JAX, the end of Python is an abort."""
+    client: Any = distributed.global_state.client
+    with contextlib.suppress(Exception):  # another has ended otherwise, and JAX says so
+        client.wait_at_barrier(_OVER, 300_000)  # milliseconds, as long as JAX itself waits
+    _over.set()
+    looking.join(HEARTBEAT_SECONDS)
 
 
 def fail_together(message: str) -> None:

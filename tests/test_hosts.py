@@ -33,6 +33,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from dd_jax.hosts import agreed, from_first, replicated
 from dd_jax.outer import OuterInfo
+from experiments import hosts
 from experiments.command_line import run_as_script
 from experiments.hosts import Hosts, start
 from experiments.training import train
@@ -43,6 +44,7 @@ number, steps, workdir = given["number"], given["steps"], Path(given["workdir"])
 
 
 def main(argv):
+    hosts.LOOK_SECONDS = given.get("look_seconds", hosts.LOOK_SECONDS)
     if given["count"] > 1:
         start(Hosts(f"127.0.0.1:{given['port']}", given["count"], number, timeout=given.get("timeout", 30.0)))
     check_same_everywhere({"steps": steps, "seed": given.get("seed", 0)})
@@ -147,7 +149,8 @@ def saved(workdir):
 
 @pytest.mark.parametrize("replicated", [True, False])
 def test_two_processes_run_one_run_and_one_of_them_writes_and_speaks(processes, tmp_path, replicated):
-    (first, output, errors), (second, silence, none) = ends(toys(processes, tmp_path, replicated=replicated))
+    pair = toys(processes, tmp_path, replicated=replicated, look_seconds=0.0)  # one is under way when the process ends
+    (first, output, errors), (second, silence, none) = ends(pair)
     assert (first, second, errors, none) == (0, 0, [], [])
     assert json.loads(output.splitlines()[-1]) == {"x": 3.0, "agreed": 0}
     assert "agreed" not in silence
