@@ -20,7 +20,7 @@ from dd_jax import backend
 from dd_jax.base import Augment, Criterion, Distilled, Loss, Params
 from dd_jax.data.dataset import Split
 from dd_jax.data.normalisation import normalise
-from dd_jax.inner.loop import advance, inner_loop
+from dd_jax.inner.loop import inner_loop
 from dd_jax.inner.modes import step
 from dd_jax.inner.optimizers import GRADIENT_DESCENT, InnerOptimizer, inner_optimizer
 from dd_jax.inner.schedule import Order, cycle, minibatches, shuffled
@@ -130,6 +130,7 @@ def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]
     if chunk < 1:
         raise ValueError(f"chunk: {chunk} is not accepted; use 1 or more")
     size = split.labels.shape[0]
+    chunk = math.ceil(size / math.ceil(size / chunk))  # parts of one size, where that can be, compile once
     whole = size - size % chunk
     examples = (split.images, split.labels)
     parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), examples)
@@ -138,8 +139,6 @@ def _sum_over(split: Split, chunk: int, f: Callable[[jax.Array, jax.Array], Any]
         return total
     return jax.tree.map(jnp.add, total, f(*(a[whole:] for a in examples)))
 
-
-_UNROLLED = 3  # numbers of steps to score at that are compiled one by one, at most
 
 OrderName = Literal["stored", "shuffled", "minibatch"]
 Optimizer = Literal["stored", "sgd", "momentum", "adam"]
@@ -240,18 +239,11 @@ def train_and_score(
     if sorted(set(at)) != list(at) or not at or not 0 <= at[0] <= at[-1] <= total:
         raise ValueError(f"at: {list(at)} is not accepted; use increasing numbers of steps within 0 … {total}")
     loop = _loop(key, loss, theta, distilled, training, total, inner)
-    if len(at) > _UNROLLED:
-        return _scores_at(loop, score, at)
-    carry, done, scores = loop.carry, 0, []
-    for count in at:
-        carry = advance(loop, carry, done, count)
-        scores.append(score(carry.theta))
-        done = count
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *scores)
+    return _scores_at(loop, score, at)
 
 
 def _scores_at(loop, score, at):
-    """The same for many numbers of steps, as one program that is compiled once for all of them."""
+    """Scores after each of the numbers of steps, as one program that is compiled once for all of them."""
 
     def one(number, carry):
         return step(loop.rule, carry, loop.data, jax.tree.map(lambda a: a[number], loop.steps))

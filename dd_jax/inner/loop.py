@@ -101,12 +101,6 @@ def _explicit(mean_loss, *arguments):
     return explicit, [value for is_traced, value in zip(traced, closed.consts, strict=True) if is_traced]
 
 
-def advance(loop: InnerLoop, carry: Carry, begin: int, end: int) -> Carry:
-    """The weights and the optimizer's state after steps ``begin`` … ``end`` − 1, made from ``carry``."""
-    steps = jax.tree.map(lambda a: a[begin:end], loop.steps)
-    return jax.lax.scan(lambda carry, taken: (step(loop.rule, carry, loop.data, taken), None), carry, steps)[0]
-
-
 def unroll(
     loss: Loss,
     theta: Params,
