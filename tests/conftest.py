@@ -12,8 +12,11 @@ from PIL import Image
 
 from dd_jax.base import Distilled, Network
 
-# Most of the tests' time goes into compiling programs that run once or twice: LLVM optimises them less than a user's.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Most of the tests' time goes into compiling programs that run once or twice: XLA optimises them less than a user's.
+FLAGS = ["--xla_backend_optimization_level=1"]
+if jax.__version_info__ < (0, 11):  # a later XLA may not know it, and ends the process then
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 2)
