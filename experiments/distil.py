@@ -32,7 +32,7 @@ from .describe import meta_of
 from .distilled import check_distilled_setting, parametrisation_of, stored_floats
 from .first_data import Budget, initial_data
 from .inner import check_inner, loop_of, optimizer_of, window_of
-from .nets import count_of
+from .nets import count_of, part_of
 from .precision import in_its_precision
 from .problem import Problem, assemble, identity
 from .recipe import (
@@ -313,18 +313,22 @@ def _keep(workdir: Path, prepared: _Prepared, train_split: Split, step: int, sta
         save_snapshot(workdir / SNAPSHOTS, moment)
 
 
+_CURVE = 10  # validation networks whose accuracy after each step the page shows, at most
+
+
 def _tested(
     problem: Problem, prepared: _Prepared, distilled: Distilled, validation: Split, test: Split
 ) -> tuple[np.ndarray, np.ndarray | None, Scored]:
     """Accuracies on the test split before and after the steps, ``[K, 2]``, and what the page shows beyond them.
 
     Between them, the balanced accuracies, where the classes are of unequal sizes. All are of the same answers. The
-    accuracy after each step is on the validation split.
+    accuracy after each step is that of some validation networks on the validation split.
     """
     dataset, network, nets, *_ = problem
     counts = scorer(dataset, network, measure=counts_for(dataset), inner=prepared.inner)
     tested, steps = np.asarray(counts(distilled, nets.test, test)), some_steps(prepared.total)
-    by_step = scorer(dataset, network, at=steps, inner=prepared.inner)(distilled, nets.validation, validation).accuracy
+    few = part_of(nets.validation, slice(_CURVE))
+    by_step = scorer(dataset, network, at=steps, inner=prepared.inner)(distilled, few, validation).accuracy
     scored = scored_of(tested, by_step, steps, dataset, test)
     of_classes = balanced(tested, test) if is_imbalanced(dataset) else None
     return accuracies(tested, test), of_classes, scored

@@ -17,7 +17,7 @@ class Scored(NamedTuple):
     right: np.ndarray  # [2, C] test examples named rightly, before and after the steps, summed over the networks
     confusion: np.ndarray  # [2, C, C] the same by true class and by answer; [2, 0, 0] where there are many classes
     steps: np.ndarray  # [P] numbers of gradient steps
-    accuracy: np.ndarray  # [P] on the validation split after these, mean
+    accuracy: np.ndarray  # [P] of some networks on the validation split after these, mean
     spread: np.ndarray  # [P] … and standard deviation
     real_images: np.ndarray  # [R, H, W, D] uint8, of the training split
     real_classes: np.ndarray  # [R]
