@@ -51,7 +51,7 @@ def evaluate(
       split: uint8 images and labels, ``[N]`` of each, with the normalisation that the network was trained with.
       classes: C.
       criterion: ``(logits [B, C], labels [B, C]) -> [B]``.
-      chunk: examples in memory at a time.
+      chunk: examples in memory at a time, at most.
 
     Raises:
       ValueError: a chunk below one, or a criterion that does not return one value per example.
