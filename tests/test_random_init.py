@@ -12,6 +12,7 @@ import pytest
 
 from dd_jax.data.normalisation import denormalise
 from dd_jax.files.distilled_file import load_distilled
+from dd_jax.files.scored import load_scored
 from experiments import ablations, baselines, distil, evaluate, problem, random_init
 from experiments.nets import dealt
 from experiments.problem import assemble
@@ -26,10 +27,18 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A short run through the command line's own entry."""
+    """A short run through the command line's own entry, its page's curve of one network."""
     workdir = tmp_path_factory.mktemp("run") / "digits"
-    random_init.main([*SMALL, "--workdir", str(workdir)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distil, "_CURVE", 1)
+        random_init.main([*SMALL, "--workdir", str(workdir)])
     return workdir
+
+
+def test_the_accuracy_after_each_step_is_of_few_networks(finished):
+    scored = load_scored(finished / "scores.npz")
+    assert scored.accuracy[0] < scored.accuracy[-1]
+    assert not scored.spread.any()  # one of the two validation networks
 
 
 def test_the_result_is_over_held_out_networks(finished):
