@@ -31,7 +31,7 @@ class DistilledSetting:
     """M itself, in place of images_per_class; any number, also fewer than classes."""
     first: Literal["noise", "real"] | Path = "noise"
     """What the images are at first: noise, random real images of the training split, or those of a finished run, by its
-    folder, which gives the first step sizes too."""
+    folder, which gives the first step sizes too. Where networks are drawn, that run's may be of another kind."""
     noise: float = 0.1
     """Standard deviation of the noise, in normalised units."""
     step_size: float = 0.3

@@ -40,7 +40,6 @@ def initial_data(
 
 
 _SAME = (  # settings that a run must share with the one it goes on from, besides the data and the inner loop
-    "network",
     "weights.law",
     "weights.gain",
     "bank",
@@ -74,7 +73,9 @@ def _of_finished_run(
     same = ("dataset" if held.get("data") is None else "data", *_SAME)  # a run may be from before data were known
     compared += [(name, _setting(held, name), _setting(settings, name)) for name in same]
     compared += [("weights.known", *(s["weights"].get("known", 1) for s in (held, settings)))]
-    compared += [("network_options", *(list(s.get("network_options", ())) for s in (held, settings)))]
+    if here_known:  # data for networks never seen may go on to another kind, such as a wider one
+        compared += [("network", held["network"], settings["network"])]
+        compared += [("network_options", *(list(s.get("network_options", ())) for s in (held, settings)))]
     compared += [("inner", _loop(held), _loop(settings))]
     compared += [("images", *(images_of(s.get("images", {})) for s in (held, settings)))]
     for name, there, here in compared:

@@ -57,7 +57,8 @@ def test_the_same_command_again_changes_nothing(finished):
     assert (finished / "distilled.npz").read_bytes() == before
 
 
-def test_a_run_that_goes_on_from_another_draws_networks_that_one_has_not_seen(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("network", ["lenet", "mlp"])
+def test_a_run_that_goes_on_from_another_draws_networks_that_one_has_not_seen(network, finished, tmp_path, monkeypatch):
     def training(step):
         raise InterruptedError(f"networks of step {step}")
 
@@ -67,7 +68,7 @@ def test_a_run_that_goes_on_from_another_draws_networks_that_one_has_not_seen(fi
 
     monkeypatch.setattr(distil, "assemble", assembled)
     with pytest.raises(InterruptedError, match="networks of step 101"):
-        random_init.main([*SMALL, "--distilled.first", str(finished), "--workdir", str(tmp_path)])
+        random_init.main([*SMALL, "--network", network, "--distilled.first", str(finished), "--workdir", str(tmp_path)])
 
 
 def test_evaluate_repeats_the_run_s_own_score(finished, capsys):

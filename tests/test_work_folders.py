@@ -233,6 +233,7 @@ def test_batches_by_epoch_that_cannot_be_are_refused(copied, options, message):
         (["--weights.law", "kaiming_fan_in"], "weights.law orthogonal, and this run kaiming_fan_in"),
         (["--weights.gain", "0.5"], "weights.gain 1.4, and this run 0.5"),
         (["--weights.nets", "2"], "known networks True, and this run False"),
+        (["--network", "mlp"], "network lenet, and this run mlp"),
     ],
 )
 def test_a_run_goes_on_for_the_same_networks_only(copied, options, message):
