@@ -20,6 +20,7 @@ comparable with ours. The ``usps_28`` presets take one that is near to it (dd_ja
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ from .command_line import command_line, run_as_script
 from .distil import run as distil
 from .distilled import DistilledSetting
 from .recipe import Config as Base
-from .recipe import authors_recipe, workdir_of
+from .recipe import authors_recipe, is_papers_method, workdir_of
 from .record import draw_page, print_result
 from .reported import ADAPTATION
 from .settings import Images, Setting, Weights
@@ -146,8 +147,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     workdir = workdir_of("adaptation", preset, base)
     table = table_beside(config, workdir)
     baselines.check(table)
-    is_paper_s = preset in PRESETS and shape_of(base) == shape_of(PRESETS[preset].base)
-    of_paper = experiment_of_paper(preset) if is_paper_s else ""
+    of_paper = experiment_of_paper(preset) if is_paper_s(base, preset, PRESETS) else ""
     result = distil("adaptation", preset, base, known=ADAPTATION.get(of_paper, {}))
     if result is not None:
         print_result(result, workdir)
@@ -174,8 +174,12 @@ def table_beside(config: Config, workdir: Path) -> baselines.Config:
     )
 
 
-def shape_of(base: Base) -> tuple[Any, ...]:
-    """What must be the paper's for its figures to stand beside ours."""
+def is_paper_s(base: Base, preset: str, presets: Mapping[str, Config]) -> bool:
+    """Whether the paper's figures may stand beside it: its method, on the data, network and shape of the preset."""
+    return preset in presets and is_papers_method(base) and _shape_of(base) == _shape_of(presets[preset].base)
+
+
+def _shape_of(base: Base) -> tuple[Any, ...]:
     distilled = base.distilled
     return (base.dataset, base.images, base.network, distilled.steps, distilled.epochs, distilled.images_per_class)
 

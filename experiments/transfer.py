@@ -33,7 +33,7 @@ from dd_jax.weights.pretraining import PretrainRecipe
 
 from . import baselines, pretrain
 from .adaptation import Config as Adaptation
-from .adaptation import shape_of, table_beside
+from .adaptation import is_paper_s, table_beside
 from .command_line import command_line, run_as_script
 from .distil import run as distil
 from .distilled import DistilledSetting
@@ -110,8 +110,7 @@ def run(preset: str, config: Config) -> dict[str, Any] | None:
     workdir = workdir_of("transfer", preset, base)
     table = table_beside(config, workdir)
     baselines.check(table)
-    is_paper_s = preset in TRANSFER and shape_of(base) == shape_of(PRESETS[preset].base)
-    of_paper = preset if is_paper_s else ""
+    of_paper = preset if preset in TRANSFER and is_paper_s(base, preset, PRESETS) else ""
     result = distil("transfer", preset, base, known=TRANSFER.get(of_paper, {}))
     if result is None:
         return None

@@ -26,10 +26,10 @@ from experiments import (
 )
 from experiments.command_line import command_line
 from experiments.distilled import check_distilled_setting
-from experiments.inner import check_inner
+from experiments.inner import Inner, check_inner
 from experiments.recipe import reported
 from experiments.reported import ADAPTATION, ATTACK, BASELINES, REPORTED, TRANSFER
-from experiments.settings import jsonable
+from experiments.settings import Images, jsonable
 
 
 class Data(NamedTuple):
@@ -219,6 +219,17 @@ def test_the_paper_s_figures_do_not_stand_beside_whitened_images():
     for change in ({"zca": 0.1}, {"classes": (0, 1)}):
         images = dataclasses.replace(config.images, **change)
         assert not reported("fixed_init", dataclasses.replace(config, images=images))
+
+
+@pytest.mark.parametrize(("module", "preset"), [(adaptation, "usps_mnist"), (transfer, "alexnet_voc")])
+def test_the_paper_s_figures_do_not_stand_beside_another_loop_or_learned_labels(module, preset):
+    base = module.PRESETS[preset].base
+    labels = dataclasses.replace(base.distilled, labels="learned")
+    others = ({"inner": Inner("adam")}, {"distilled": labels}, {"images": Images(size=14)}, {"network": "mlp"})
+    assert adaptation.is_paper_s(base, preset, module.PRESETS)
+    assert not adaptation.is_paper_s(base, "another", module.PRESETS)
+    for change in others:
+        assert not adaptation.is_paper_s(dataclasses.replace(base, **change), preset, module.PRESETS), change
 
 
 def test_the_paper_s_attack_is_that_of_the_authors_presets():
