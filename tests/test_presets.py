@@ -290,7 +290,8 @@ def test_no_figure_of_the_paper_is_without_a_preset():
         for c in attack.PRESETS.values()
     }
     assert set(ATTACK) <= attacks
-    assert set(ADAPTATION) == {adaptation.experiment_of_paper(preset) for preset in adaptation.PRESETS}
+    of_paper = [preset for preset in adaptation.PRESETS if not preset.endswith("_adam")]
+    assert set(ADAPTATION) == {adaptation.experiment_of_paper(preset) for preset in of_paper}
     random = {preset for preset in ADAPTATION if adaptation.PRESETS[preset].base.weights.nets is not None}
     measured = {config.dataset for config in baselines.PRESETS.values()}
     assert {of_what for of_what, _ in BASELINES} == random | set(TRANSFER) | (measured - {"digits", "fashion_mnist"})
