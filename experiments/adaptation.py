@@ -14,7 +14,7 @@ same networks, into the folder ``baselines``: those of ``experiments.baselines``
 sizes of this run among the choices.
 
 The ``*_adam`` presets are ours: Adam in the loop, 20 of the 100 images in each of its 30 steps, and for USPS real
-examples that are turned, stretched and moved.
+examples that are turned, stretched and moved. Their step sizes are Adam's, so the baselines do not try them.
 
 The ``*_authors`` presets are the settings of the paper's code. There, SVHN's LeNets for 32×32 pixels are put to MNIST's
 28×28 pixels in three channels: the first convolution pads by 2 there, and the weights are the same. The reported
