@@ -19,7 +19,6 @@ import jax
 import joblib
 import tyro
 
-from dd_jax.checks import positive, require  # noqa: F401, for the experiments
 from dd_jax.data.readers import is_path
 from dd_jax.files.atomic import first_line
 from dd_jax.hosts import several
@@ -29,7 +28,8 @@ from .config_file import settings_from
 from .hosts import Hosts, fail_together, start
 from .recipe import Config as Distillation
 from .say import say
-from .training import RunError, Stopped, ending_at_once
+from .signals import ending_at_once
+from .training import RunError, Stopped
 
 COMMAND = "python -m experiments." if __package__ == "experiments" else "dd-jax "
 

@@ -45,14 +45,16 @@ from dd_jax.weights.laws import initial_weights
 from dd_jax.weights.pretraining import PretrainRecipe, Training, pretraining
 
 from .command_line import command_line, run_as_script
+from .metrics import read_lines
 from .nets import bank_of, check_weights, with_head_layers
 from .precision import in_its_precision
 from .problem import check_split, data_of
 from .say import say
 from .scoring import added_up, mean_and_std
 from .settings import Images, Precision, Weights, jsonable
+from .signals import signals
 from .streams import streams
-from .training import RunError, Stopped, read_lines, signals
+from .training import RunError, Stopped
 from .workdir import claimed, provenance
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import tqdm
 from .say import say
 
 _EVERY = 60.0  # seconds between two lines of a log file, at least
+_HINTS_UNTIL = 0.75  # of the outer steps: later the rate is so small that the loss hardly moves anyway
 _FEWEST = 25  # outer steps to tell a loss that stopped improving from noise
 
 
@@ -21,7 +22,7 @@ class Progress:
     def __init__(self, steps: int, start: int, *, silent: bool = False):
         self._steps, self._step, self._silent = steps, start, silent
         self._told = self._began = time.monotonic()
-        self._told_at, self._validation = start, ""
+        self._told_at, self._validation, self._hinted = start, "", False
         terminal = sys.stderr.isatty() and not silent and start < steps
         self._bar = tqdm.tqdm(
             total=steps, initial=start, unit="step", desc="distilling", disable=not terminal, dynamic_ncols=True,
@@ -48,16 +49,15 @@ class Progress:
             self._told, self._told_at = now, self._step
             say(line(self._step, self._steps, rate, self._facts(loss)))
 
-    def validated(self, accuracy: float | None) -> None:
-        """To be told of each validation."""
+    def validated(self, accuracy: float | None, losses: Sequence[float]) -> None:
+        """To be told of each validation, with all losses so far; says once that they stopped improving."""
         self._validation = "" if accuracy is None else f"validation {100 * accuracy:.1f} %"
-
-    def hint(self, text: str) -> None:
-        """Tells something beside the bar."""
+        if self._silent or self._hinted or self._step > _HINTS_UNTIL * self._steps or not stalled(losses):
+            return
+        self._hinted = True
         if not self._bar.disable:
             self._bar.clear()
-        if not self._silent:
-            say(text)
+        say(stalled_hint(losses))
 
     def _facts(self, loss: float) -> list[str]:
         used = memory()

@@ -21,8 +21,8 @@ from dd_jax.files.snapshots import load_snapshots
 from dd_jax.files.text import BALANCED, accuracy_title, budget, percent, percent_reported
 
 from .attack_table import lines
+from .metrics import read_lines
 from .repeat import repeated
-from .training import read_lines
 from .workdir import told_if_it_fails
 
 SNAPSHOTS, SCORES = "snapshots", "scores.npz"

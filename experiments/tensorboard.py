@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+Scalars = Callable[[int, Mapping[str, float]], None]
+"""Writes numbers of an outer step, by name: ``(step, numbers)``."""
+
 _SECONDS = 10  # after which TensorBoard sees what was written
 
 
@@ -23,8 +26,8 @@ def writer() -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def scalars(folder: Path | None, start: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """While open, writes numbers by name: ``(step, numbers)``.
+def scalars(folder: Path | None, start: int) -> Iterator[Scalars]:
+    """While open, writes numbers by name.
 
     Args:
       folder: of the files; without one, nothing is written.

@@ -17,7 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks import preemption_drill
 from dd_jax.backend import compiling_for
 from dd_jax.files.checkpoint import checkpoints
-from experiments.training import _Pace, ending_at_once, signals
+from experiments.signals import ending_at_once, signals
+from experiments.training import _Pace
 from experiments.workdir import compiled_beside
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 AT_ONCE = """
 import hashlib, sys, time
 from experiments.command_line import run_as_script
-from experiments.training import signals
+from experiments.signals import signals
 
 def long(argv):
     print("begun", flush=True)

@@ -16,8 +16,9 @@ from events import shown_by_tensorboard
 
 from dd_jax.files.checkpoint import checkpoints
 from dd_jax.outer import OuterInfo
-from experiments import fixed_init, progress, training
+from experiments import fixed_init, progress
 from experiments.command_line import run_as_script
+from experiments.metrics import read_lines
 from experiments.tensorboard import scalars
 from experiments.training import RunError, Stopped, train
 from experiments.workdir import claimed, locked
@@ -78,7 +79,7 @@ def test_tensorboard_shows_the_metrics_of_a_run_that_was_cut_short_and_went_on(t
         tell(6, {"loss": 100.0, "lost": 1.0})
     next(folder.glob("*.5")).rename(folder / f"{first.name}b")  # the next one may be of the same second
     toy_train(tmp_path, steps=10, tensorboard=folder)
-    metrics = training.read_lines(tmp_path / "metrics.jsonl")
+    metrics = read_lines(tmp_path / "metrics.jsonl")
     told = {(line["step"], name): line[name] for line in metrics for name in set(line) - {"step", "seconds"}}
     assert len(told) == 2 * 10 + 3
     shown = shown_by_tensorboard(folder)
@@ -119,7 +120,7 @@ def test_a_bar_says_the_same_in_a_terminal(tmp_path, capsys, monkeypatch):
 def test_a_loss_that_stopped_improving_is_told_once(tmp_path, capsys, monkeypatch):
     toy_train(tmp_path / "rising", steps=300)
     assert capsys.readouterr().err.count("hint: the loss does not improve any more") == 1
-    monkeypatch.setattr(training, "stalled", lambda losses: False)
+    monkeypatch.setattr(progress, "stalled", lambda losses: False)
     toy_train(tmp_path / "falling", steps=300)
     assert "hint" not in capsys.readouterr().err
 
