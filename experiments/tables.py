@@ -12,8 +12,12 @@ from .baselines import table as table_of_baselines
 from .kept import KEPT, Record
 from .reported import ADAPTATION, BASELINES, REPORTED, Reported, fields
 
-HEADLINES = ("fixed_init/digits", "fixed_init/mnist", "random_init/mnist", "fixed_init/cifar10")
-"""The records of which README.md has a row, in its order."""
+HEADLINES = (
+    ("fixed_init/digits", "fixed_init/mnist", "random_init/mnist", "fixed_init/cifar10", "random_init/cifar10"),
+    ("modern/mnist_1_known", "modern/mnist_10_lenet", "modern/cifar10_10_known", "modern/cifar10_convnet_w64"),
+)
+"""The records of which README.md has a row, in its order: by the paper's method, and with what came after it."""
+SINCE = "With what the field has added since the paper (`experiments.modern`):"
 
 
 def tables_of(records: Collection[Record]) -> str:
@@ -25,8 +29,7 @@ def tables_of(records: Collection[Record]) -> str:
 
     parts = [_table(_RUN, [_run(record) for record in of("fixed_init", "random_init")])]
     if modern := of("modern"):
-        parts += ["With what the field has added since the paper (`experiments.modern`):"]
-        parts += [_table(_MODERN, [_modern(record) for record in modern])]
+        parts += [SINCE, _table(_MODERN, [_modern(record) for record in modern])]
     if seeds := of("seeds"):
         parts += ["The same with other seeds, which draw the network, the first images and the validation split:"]
         parts += [_table(_SEEDS, [_seeds(record) for record in seeds])]
@@ -55,11 +58,17 @@ def tables_of(records: Collection[Record]) -> str:
 
 
 def headlines_of(records: Collection[Record]) -> str:
-    """The rows of README.md, with the most important columns."""
+    """The tables of README.md: the same rows without the budget of outer steps."""
     held = {f"{record.experiment}/{record.name}": record for record in records}
-    rows = [dict(figures(held[place])) for place in HEADLINES if place in held]
-    cells = (tuple(row[column] for column in _HEADLINE_COLUMNS) for row in rows)
-    return _table(" | ".join(_HEADLINE_COLUMNS), cells).replace("](../", "](")
+
+    def table(places: Collection[str]) -> str:
+        rows = [dict(figures(held[place])) for place in places if place in held]
+        for row in rows:
+            del row[_BUDGET]
+        return _table(" | ".join(rows[0]), (tuple(row.values()) for row in rows)) if rows else ""
+
+    of_paper, modern = map(table, HEADLINES)
+    return "\n\n".join([of_paper, *([SINCE, modern] if modern else [])]).replace("](../", "](")
 
 
 def figures(record: Record) -> list[tuple[str, str]]:
@@ -95,14 +104,8 @@ def _after(quoted: Reported) -> str:
     return percent_reported(quoted.get("after"), quoted.get("std"), checked=quoted.get("checked"))
 
 
-_RUN = (
-    "run | data | networks | images | GD steps | outer steps × batch | time | before | after, measured "
-    "| after, reported"
-)
-_HEADLINE_COLUMNS = (
-    *("run", "data", "networks", "images", "GD steps", "time"),
-    *("before", "after, measured", "after, reported"),
-)
+_BUDGET = "outer steps × batch"
+_RUN = f"run | data | networks | images | GD steps | {_BUDGET} | time | before | after, measured | after, reported"
 
 
 def _run(record: Record) -> tuple[str, ...]:
@@ -130,7 +133,7 @@ def before_and_after(record: Record) -> tuple[str, str]:
     return percent(test["before"], known=known), percent(after, known=known)
 
 
-_MODERN = "run | data | networks | images | labels | inner loop | outer steps × batch | time | before | after, measured"
+_MODERN = f"run | data | networks | images | labels | inner loop | {_BUDGET} | time | before | after, measured"
 
 
 def _modern(record: Record) -> tuple[str, ...]:
