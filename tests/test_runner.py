@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,10 +132,15 @@ def test_a_loss_that_falls_within_noise_is_not_called_stalled():
     assert progress.stalled((2 + noise + np.arange(400) / 300).tolist())
 
 
+def saved_in(workdir):
+    return [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+
+
 def test_a_refused_step_ends_the_run_with_the_state_before_it_saved(tmp_path):
     with pytest.raises(RunError, match=r"step 7: the loss is nan .*; lower something. The state after step 6 is saved"):
         toy_train(tmp_path, steps=10, bad_from=7)
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert saved_in(tmp_path) == ["6"]
     trained = toy_train(tmp_path, steps=8)  # with the cause removed, it goes on from there
     assert float(trained.state["x"]) == 4.0
     assert steps_of(tmp_path) == list(range(1, 9))
@@ -145,7 +151,7 @@ def test_a_signal_stops_after_the_step_and_saves_it(tmp_path, kind):
     with pytest.raises(Stopped, match=r"^stopped after step 5 of 9; the same command goes on") as stopped:
         toy_train(tmp_path, steps=9, signal_at=(5, kind))
     assert stopped.value.number == kind
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["5"]
+    assert saved_in(tmp_path) == ["5"]
     assert float(toy_train(tmp_path, steps=9).state["x"]) == 4.5
     assert steps_of(tmp_path) == list(range(1, 10))
 
@@ -223,6 +229,13 @@ def test_a_finished_run_is_given_back(tmp_path, capsys):
         pass
 
 
+@pytest.fixture
+def called_by_a_script(monkeypatch):
+    """What a script is called with, and as many devices as the tests have: JAX, which has begun, takes no others."""
+    monkeypatch.setattr(sys, "argv", ["experiment"])
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", str(jax.device_count()))
+
+
 def raising(error):
     def main(argv):
         raise error
@@ -255,15 +268,13 @@ def orbax_s(error):
         (OSError("checkpoints: none of 2 in c can be read"), "error: checkpoints: none of 2 in c can be read", ""),
     ],
 )
-def test_what_is_expected_becomes_one_line(monkeypatch, capsys, error, code, message):
-    monkeypatch.setattr(sys, "argv", ["experiment"])
+def test_what_is_expected_becomes_one_line(called_by_a_script, capsys, error, code, message):
     with pytest.raises(SystemExit) as stopped:
         run_as_script(raising(error))
     assert str(stopped.value.code).startswith(str(code))
     assert capsys.readouterr().err == message
 
 
-def test_what_is_not_expected_is_raised(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["experiment"])
+def test_what_is_not_expected_is_raised(called_by_a_script):
     with pytest.raises(KeyError):
         run_as_script(raising(KeyError("a fault of ours")))
