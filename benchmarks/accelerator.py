@@ -39,8 +39,8 @@ from benchmarks.workloads import BATCH
 from dd_jax.files.atomic import write_json
 from dd_jax.inner.modes import MODES
 from dd_jax.networks.convolution import METHODS
+from experiments.metrics import read_lines
 from experiments.settings import PRECISIONS
-from experiments.training import read_lines
 
 LEAST = 5.0  # seconds that a batch must have left to begin
 PRESET_LEAST = 60.0
