@@ -11,15 +11,17 @@ code measured is in docs/results.md.
 The ``*_authors`` presets are the paper's attack, with the recipe of its code: every distilled image keeps its own
 label, K's included, and every real example counts once. The others are ours. They differ in three ways: the images made
 for K carry the label T, an example of K counts several times (``attacked_weight``), and the outer recipe is another,
-with fewer steps and 100 images for every data set. There are presets for networks of a bank, and (``*_fixed``) for one
-known network of it.
+with fewer outer steps and 100 images for every data set. There are presets for networks of a bank, and (``*_fixed``)
+for one known network of it. With ``--distilled.steps 5 --distilled.images-per-class 2``, as many images take five
+gradient steps, which spares the other classes. That is ours too.
 
 Writes what ``experiments.fixed_init`` writes, with accuracies by the modified labels. Its attack.json has, before and
-after the step, the accuracy on K, the share of K that became T, the accuracy on the other classes together and on each,
-and the accuracy by the true and by the modified labels. Beside them stand the four baselines, their images of K
+after the steps, the accuracy on K, the share of K that became T, the accuracy on the other classes together and on
+each, and the accuracy by the true and by the modified labels. Beside them stand the four baselines, their images of K
 labelled T: real images at random, the best of many random sets by the modified labels, k-means centres and class
 averages. Each of their sets has the step size that is best by the modified labels on validation data. attack.png shows
-the measures by step size, and report.html has the table.
+the measures by step size, the same for all steps, and report.html has the table. Of several learned step sizes, they
+show the median.
 """
 
 import dataclasses
@@ -296,7 +298,7 @@ def _measure(config: Config, problem: Problem, distilled: Distilled) -> dict[str
         "target": dataset.class_names[target],
         "sets": config.sets,
         "candidates": config.candidates,
-        "learned_step_size": float(distilled.step_sizes[0]),
+        "learned_step_size": float(np.median(distilled.step_sizes)),
         "reported": reported(config),
         "before": _summary([before(distilled, nets.test, dataset.test)]),
         "after": _summary([after(distilled, nets.test, dataset.test)]),
@@ -346,7 +348,7 @@ def _summary(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def draw(curves: dict[str, list[dict[str, float]]], used: dict[str, float]) -> Figure:
-    """Validation accuracies after the step against its size, distilled images beside real ones.
+    """Validation accuracies after the steps against their size, distilled images beside real ones.
 
     ``used`` are the step sizes of the table, which each kind of images has for itself: dotted, in its colour.
     """

@@ -16,7 +16,7 @@ _BASELINES = {
 
 
 def quoted(attack: Mapping[str, Any]) -> str:
-    """The paper's accuracies on class K beside those of an attack.json, before and after the step; a dash without."""
+    """The paper's accuracies on class K beside those of an attack.json, before and after; a dash without."""
     figures = attack.get("reported")
     if not figures:
         return "–"
@@ -24,7 +24,7 @@ def quoted(attack: Mapping[str, Any]) -> str:
 
 
 def lines(attack: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The heading, and a line for each measure: before and after the step, and after one on the baselines' images."""
+    """The heading, and a line for each measure: before, after, and after the baselines' images."""
     kinds = _kinds(attack)
     titles = {
         "attacked": f"{attack['attacked']}: own accuracy",

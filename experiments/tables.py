@@ -49,7 +49,7 @@ def tables_of(records: Collection[Record]) -> str:
         ("pretrain", "Banks of trained networks:"),
         ("adaptation", f"Adaptation of trained networks to another data set, test accuracy there. {OTHER_COPY}"),
         ("transfer", "Transfer of a trained network to classes that it has not seen, test accuracy on them:"),
-        ("attack", "Poisoning with one gradient step, on the test set:"),
+        ("attack", "Poisoning, on the test set; each × tells the gradient steps, which is one in the paper:"),
     ):
         heading, row = _ROWS[experiment]
         rows = [row(record) for record in of(experiment)]
@@ -237,18 +237,21 @@ def _adapted(record: Record) -> tuple[str, ...]:
 
 
 _ATTACK = (
-    "run | networks | outer steps × batch | time | K → T | of K taken for T, before | after | after random real "
+    "run | networks | images | outer steps × batch | time | K → T "
+    "| of K taken for T, before | after | after random real "
     "| other classes, before | after | after random real | K's own accuracy, before | after | reported"
 )
 
 
 def _attack(record: Record) -> tuple[str, ...]:
     result, attack = record.json(), record.json("attack.json")
+    shape = result["config"]["distilled"]
     times = [attack[when] for when in ("before", "after", "random_real")]
     (k,) = map(int, result["config"]["relabel"])
     return (
         _link(record),
         "one, known" if _known(result) else "random",
+        f"{shape['images_per_class']} per class × {shape['steps']}",
         *_budget(result),
         f"{attack['attacked']} → {attack['target']}",
         *(percent(measured[kind]) for kind in ("attacked_to_target", "others") for measured in times),

@@ -225,11 +225,17 @@ def test_the_baselines_images_of_the_attacked_class_carry_the_target_s_label():
 
 @pytest.mark.slow
 def test_the_authors_attack_keeps_the_labels_of_its_images(bank, tmp_path, monkeypatch):
+    """In several steps too, whose median size is told."""
     monkeypatch.setattr(attack, "STEP_SIZES", (0.02, 0.1))
-    command = ["digits_authors", "--weights.bank", str(bank), *DISTIL, "--workdir", str(tmp_path / "run")]
+    command = ["digits_authors", "--weights.bank", str(bank), *DISTIL, "--distilled.steps", "2",
+               "--workdir", str(tmp_path / "run")]  # fmt: skip
     attack.main(command)
     file = load_distilled(tmp_path / "run" / "distilled.npz")
-    np.testing.assert_array_equal(file.labels[0].argmax(-1), np.repeat(np.arange(10), 10))
+    for labels in file.labels:
+        np.testing.assert_array_equal(labels.argmax(-1), np.repeat(np.arange(10), 10))
+    told = json.loads((tmp_path / "run" / "attack.json").read_text())["learned_step_size"]
+    assert file.step_sizes[0] != pytest.approx(file.step_sizes[1], rel=1e-3)
+    assert told == pytest.approx(file.step_sizes.mean())
     assert file.meta["relabel"] == {"0": 1}  # in every accuracy, all the same
     config = json.loads((tmp_path / "run" / "result.json").read_text())["config"]
     assert (config["keep_labels"], config["attacked_weight"]) == (True, 1.0)
