@@ -360,7 +360,7 @@ def draw(curves: dict[str, list[dict[str, float]]], used: dict[str, float]) -> F
             of_table = f"{name}, step size of the table"
             axis.axvline(used[name], color=line.get_color(), linestyle=":", label=of_table)
         axis.set(xscale="log", xlabel="step size", title=title, ylim=(-0.02, 1.02))
-    figure.axes[0].legend(fontsize=7)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
