@@ -354,13 +354,14 @@ def draw(curves: dict[str, list[dict[str, float]]], used: dict[str, float]) -> F
     """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     shown = {"attacked_to_target": "attacked class taken for the target", "others": "accuracy on the other classes"}
-    for axis, (kind, title) in zip(figure.subplots(1, 2), shown.items(), strict=True):
+    axes = figure.subplots(1, 2)
+    for axis, (kind, title) in zip(axes, shown.items(), strict=True):
         for name, rows in curves.items():
             (line,) = axis.plot([row["step_size"] for row in rows], [row[kind] for row in rows], marker=".", label=name)
             of_table = f"{name}, step size of the table"
             axis.axvline(used[name], color=line.get_color(), linestyle=":", label=of_table)
         axis.set(xscale="log", xlabel="step size", title=title, ylim=(-0.02, 1.02))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
