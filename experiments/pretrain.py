@@ -195,7 +195,8 @@ def run(preset: str, config: Config) -> dict[str, Any]:
 
         group = config.group if originals is None else 1
         missing = {part: _missing(shards_of(part), count, group) for part, count in counts.items()}
-        if finished is not None and not any(missing.values()):
+        as_recorded = (networks, held_out) == (before["networks"], before["held_out"])  # not if growth was stopped
+        if finished is not None and as_recorded and not any(missing.values()):
             return finished
         lines = "".join(json.dumps(line) + "\n" for line in read_lines(workdir / "metrics.jsonl"))
         write_atomically(workdir / "metrics.jsonl", lines)  # without a last line cut short by a crash

@@ -118,6 +118,19 @@ def test_a_bank_that_grows_in_one_part_keeps_the_other_s_record(bank, tmp_path):
     assert result["test_accuracy"]["held_out"]["n"] == 4
 
 
+def test_a_bank_whose_growth_was_stopped_says_how_good_all_its_networks_are(bank, tmp_path, capsys):
+    folder = tmp_path / "bank"
+    shutil.copytree(bank, folder)
+    grown, result = (json.loads((folder / "result.json").read_text()) for _ in range(2))
+    result["config"]["networks"] = result["test_accuracy"]["train"]["n"] = 2  # as before the third was trained
+    (folder / "result.json").write_text(json.dumps(result))
+    pretrain.main([*QUICK, "--networks", "3", "--held-out", "3", "--workdir", str(folder)])
+    assert "epoch" not in capsys.readouterr().out  # nothing was missing
+    result = json.loads((folder / "result.json").read_text())
+    assert result["config"]["networks"] == 3
+    assert result["test_accuracy"] == grown["test_accuracy"]
+
+
 def test_a_bank_of_data_by_path_may_stand_beside_its_baselines(bank, tmp_path, monkeypatch):
     folder = tmp_path / "bank"
     shutil.copytree(bank, folder)
