@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import sys
 
 import jax
 import numpy as np
@@ -37,6 +38,24 @@ def promoting(function):
 # Of what we call, these two alone mix types: a float to an integer power, and an integer's minimum with a float.
 optax.tree.bias_correction = promoting(optax.tree.bias_correction)  # where optax.scale_by_adam looks it up
 optax.cosine_decay_schedule = promoting(optax.cosine_decay_schedule)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_reads():
+    """Orbax reads in parallel: after one read of a damaged file failed, another may call a loop that has ended.
+
+    No test is at fault then. Every other error that Python can only report fails a test, as before.
+    """
+    report = sys.unraisablehook
+
+    def report_others(error):
+        late = isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"
+        if not late:
+            report(error)
+
+    sys.unraisablehook = report_others
+    yield
+    sys.unraisablehook = report
 
 
 @pytest.fixture(scope="session", autouse=True)
